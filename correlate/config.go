@@ -1,0 +1,92 @@
+package correlate
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Config says how far back the correlator looks and how much memory it may use. Take
+// DefaultConfig and change what must differ.
+type Config struct {
+	// Shards is the number of independently locked parts, a power of two from 1 to 4096.
+	Shards int
+	// MemoryBytes bounds the whole table, from 1 MiB up.
+	MemoryBytes int64
+
+	// AddressWindow is how long an answer can be the operand of a transform, PortWindow of a
+	// formula, after it was last given; both are stretched to the record's TTL, but not beyond MaxTTL.
+	AddressWindow, PortWindow, MaxTTL time.Duration
+
+	// Hold is how long an event waits, in packet time, for others stamped earlier that are
+	// still on their way. Events that arrive no more than half of it late change nothing
+	// in the final set of hits.
+	Hold time.Duration
+
+	// AnswersPerClient and PendingPerClient bound what is kept for one client; 4 to 1024.
+	AnswersPerClient, PendingPerClient int
+
+	// Alert and Watch are the e-values from which a hit has that level.
+	Alert, Watch float64
+
+	// ResolverWhitelist lists resolvers whose answers explain connections but are never
+	// operands (the analytic's ResolverWhitelist). Empty by default: malware asks public resolvers.
+	ResolverWhitelist []netip.Prefix
+	// EphemeralPortRange is the first and last port that formulas are tried on (the
+	// analytic's EphemeralPortRange). All by default: formulas give any port.
+	EphemeralPortRange [2]uint16
+}
+
+// DefaultConfig returns the settings that suit a sensor of some 100,000 clients.
+func DefaultConfig() Config {
+	return Config{
+		Shards:             64,
+		MemoryBytes:        512 << 20,
+		AddressWindow:      1200 * time.Second,
+		PortWindow:         600 * time.Second,
+		MaxTTL:             24 * time.Hour,
+		Hold:               2 * time.Second,
+		AnswersPerClient:   128,
+		PendingPerClient:   64,
+		Alert:              1e6,
+		Watch:              1e3,
+		EphemeralPortRange: [2]uint16{1, 65535},
+	}
+}
+
+// Validate names the first field that is out of range.
+func (c Config) Validate() error {
+	bad := func(field string, value any, want string) error {
+		return fmt.Errorf("%s %v: want %s", field, value, want)
+	}
+	switch {
+	case c.Shards < 1 || c.Shards > 4096 || c.Shards&(c.Shards-1) != 0:
+		return bad("Shards", c.Shards, "a power of two from 1 to 4096")
+	case c.MemoryBytes < 1<<20:
+		return bad("MemoryBytes", c.MemoryBytes, "at least 1048576")
+	case c.AddressWindow <= 0 || c.AddressWindow > 24*time.Hour:
+		return bad("AddressWindow", c.AddressWindow, "more than 0 and at most 24h")
+	case c.PortWindow <= 0 || c.PortWindow > 24*time.Hour:
+		return bad("PortWindow", c.PortWindow, "more than 0 and at most 24h")
+	case c.MaxTTL < 0 || c.MaxTTL > 7*24*time.Hour:
+		return bad("MaxTTL", c.MaxTTL, "from 0 to 168h")
+	case c.Hold <= 0 || c.Hold > time.Minute:
+		return bad("Hold", c.Hold, "more than 0 and at most 1m")
+	case c.AnswersPerClient < 4 || c.AnswersPerClient > 1024:
+		return bad("AnswersPerClient", c.AnswersPerClient, "4 to 1024")
+	case c.PendingPerClient < 4 || c.PendingPerClient > 1024:
+		return bad("PendingPerClient", c.PendingPerClient, "4 to 1024")
+	case !(c.Watch >= 10):
+		return bad("Watch", c.Watch, "at least 10")
+	case !(c.Alert >= c.Watch):
+		return bad("Alert", c.Alert, "at least Watch")
+	case c.EphemeralPortRange[0] == 0 || c.EphemeralPortRange[0] > c.EphemeralPortRange[1]:
+		return bad("EphemeralPortRange", c.EphemeralPortRange, "first and last port, rising, from 1")
+	}
+	for _, p := range c.ResolverWhitelist {
+		if !p.IsValid() {
+			return bad("ResolverWhitelist", p, "addresses or prefixes")
+		}
+	}
+	return nil
+}

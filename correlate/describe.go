@@ -1,0 +1,147 @@
+package correlate
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"net/netip"
+	"strings"
+
+	"portolan/correlate/baseline"
+	"portolan/correlate/hypothesis"
+	"portolan/sensor/event"
+)
+
+// maxAlternatives bounds the other hypotheses that a hit names.
+const maxAlternatives = 8
+
+// client4 returns the address of c, IPv4 as such.
+func client4(c *client) netip.Addr { return netip.AddrFrom16(c.addr).Unmap() }
+
+func destination(x *pending) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(x.addr).Unmap(), x.dport)
+}
+
+// hit describes connection x of client c with everything but its ID, revision and level.
+func (s *shard) hit(c *client, before []pending, x *pending, v *verdict, w *weighed) Hit {
+	top := &w.shares[0]
+	src := s.source(c, before, x, top)
+	h := Hit{
+		Zone:   c.zone,
+		Client: client4(c),
+		Connection: event.Connection{
+			Time: x.time, Zone: c.zone, Src: netip.AddrPortFrom(client4(c), x.sport), Dst: destination(x),
+			MAC: x.mac, Frame: x.frame, Proto: x.proto, Start: x.start,
+		},
+		Lookup: src.Source,
+		Calc: Calc{
+			Kind: v.kind, Match: matchOf(top, src.text), EValue: w.eValue, Chance: chance(v, top), Hypotheses: v.hypotheses(),
+			Answers: v.competing(&top.found), SupportTrials: top.trials, SupportAnswers: top.operands,
+		},
+		Baseline: Baseline{Model: baseline.Model, Chance: v.q, Trials: uint64(w.ordinal - 1)},
+		Coverage: Coverage{
+			Connections: uint64(c.conns), Explained: uint64(c.explained), Lookups: uint64(c.lookups),
+			Late: uint64(c.late), Forgotten: uint64(c.forgotten),
+		},
+	}
+	for i := 1; i < len(w.shares) && i <= maxAlternatives; i++ {
+		h.Calc.Alternatives = append(h.Calc.Alternatives, matchOf(&w.shares[i], src.text))
+	}
+	return h
+}
+
+// foundSource is a Source with the text of a TXT record.
+type foundSource struct {
+	Source
+	text string
+}
+
+// source returns the newest mention, not later than x, of the answer that f was read from.
+func (s *shard) source(c *client, before []pending, x *pending, f *share) (src foundSource) {
+	k := kindA
+	switch {
+	case f.via >= hypothesis.ViaTXTPlain:
+		k = kind(f.via)
+	case f.via != hypothesis.ViaA:
+		k = kindAAAA
+	}
+	want := pending{kind: k, addr: f.operand}
+	var resolver, name, text uint32
+	if p := earlier(before, &want); p != nil {
+		src.Time, src.TTL, resolver, name, text = p.time, p.ttl, p.source, p.name, p.text
+	} else if a := s.known(c, &want); a != nil {
+		src.Time, src.TTL, resolver, name, text = a.last, a.ttl, a.source, a.name, a.text
+	}
+	src.Lag = x.time.Sub(src.Time)
+	src.Via = f.via.String()
+	src.Name = string(s.strings.get(name))
+	if k == kindA || k == kindAAAA {
+		src.Answer = netip.AddrFrom16(f.operand).Unmap()
+	}
+	src.text = string(s.strings.get(text))
+	if b := s.strings.get(resolver); len(b) == 18 {
+		addr, _ := netip.AddrFromSlice(b[:16])
+		src.Server = netip.AddrPortFrom(addr.Unmap(), binary.BigEndian.Uint16(b[16:]))
+	}
+	return src
+}
+
+// matchOf describes one hypothesis with the numbers put in; text is the TXT record.
+func matchOf(f *share, text string) Match {
+	m := Match{EValue: f.eValue, Operand: netip.AddrFrom16(f.operand).Unmap()}
+	switch f.mixture {
+	case hypothesis.Port4:
+		t := hypothesis.Formula(f.which)
+		m.Hypothesis, m.Name, m.Expression = t.ID(), t.Name(), t.Expression(f.word)
+	case hypothesis.Port6:
+		g := hypothesis.Group(f.which)
+		m.Hypothesis, m.Name, m.Expression = g.ID(), g.Name(), g.Expression(&f.operand)
+	default:
+		t := hypothesis.Transform(f.which)
+		m.Hypothesis, m.Name = t.In(f.via)
+		m.Expression = readFrom(f, text) + t.Expression(f.word)
+		m.Operand = netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, f.word)))
+	}
+	return m
+}
+
+// readFrom says how an operand that was not an IPv4 address in its record was read from it.
+func readFrom(f *share, text string) string {
+	word := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, f.word)))
+	switch {
+	case f.via >= hypothesis.ViaTXTPlain:
+		return fmt.Sprintf("TXT %q (%s) = %s; ", text, strings.TrimPrefix(f.via.String(), "txt-"), word)
+	case f.via > hypothesis.ViaAAAA:
+		return fmt.Sprintf("%s of %s = %s; ", f.via, netip.AddrFrom16(f.operand), word)
+	}
+	return ""
+}
+
+// chance returns how likely a trial such as this one, drawn from the baseline, is to be
+// predicted by any hypothesis that was tried.
+func chance(v *verdict, top *share) float64 {
+	sum := 0.0
+	switch top.mixture {
+	case hypothesis.Port4, hypothesis.Port6:
+		var ports []uint16
+		if top.mixture == hypothesis.Port4 {
+			ports = hypothesis.Ports(ports, top.word)
+		} else {
+			ports = hypothesis.Ports6(ports, &top.operand)
+		}
+		seen := make(map[uint16]bool, len(ports))
+		for _, p := range ports {
+			if !seen[p] {
+				seen[p] = true
+				sum += baseline.Port(p)
+			}
+		}
+	default:
+		a := v.operand[hypothesis.AddressA] - v.aaaa
+		n := a*hypothesis.Tried(hypothesis.ViaA) +
+			v.aaaa*len(hypothesis.Embedded)*hypothesis.Tried(hypothesis.ViaAAAA12) +
+			v.operand[hypothesis.AddressT]*hypothesis.Tried(hypothesis.ViaTXTBase64)
+		sum = float64(n) * v.q
+	}
+	return math.Min(sum, 1)
+}

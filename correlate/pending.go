@@ -1,0 +1,190 @@
+package correlate
+
+import (
+	"bytes"
+	"cmp"
+	"math"
+
+	"portolan/correlate/hypothesis"
+	"portolan/sensor/event"
+)
+
+// pending is an event that waits for others stamped earlier. One lookup gives as many as
+// it has usable records.
+type pending struct {
+	time   event.Time
+	addr   [16]byte // the answer, or the destination of a connection
+	frame  uint64
+	ttlEnd event.Time // records: when the longest TTL given so far runs out, capped
+	fresh  event.Time // records: until when the address competes, all earlier mentions counted
+	before event.Time // records: the same without this mention; counted already where it has not passed
+	source uint32
+	name   uint32
+	text   uint32
+	ttl    uint32
+	sport  uint16
+	dport  uint16
+	kind   kind
+	class  class // connections: what judging gave
+	proto  event.Proto
+	start  event.Start
+	mac    event.MAC
+	trials uint8 // connections: the mixtures it is a trial of, as a bit mask
+	_      [1]byte
+}
+
+// order puts pending events in the order that decides what came first: by stamp,
+// lookups before connections, and then by content so that arrival decides nothing.
+func (p *pending) order(q *pending) int {
+	if c := cmp.Compare(p.time, q.time); c != 0 {
+		return c
+	}
+	if a, b := p.kind == kindConn, q.kind == kindConn; a != b {
+		if b {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(bytes.Compare(p.addr[:], q.addr[:]), cmp.Compare(p.kind, q.kind), cmp.Compare(p.dport, q.dport),
+		cmp.Compare(p.proto, q.proto), cmp.Compare(p.sport, q.sport))
+}
+
+// insert puts p among the pending events of client c and returns its place; late reports
+// that others stamped after it had come before. ok is false when memory is spent.
+func (s *shard) insert(c *client, p *pending) (at int, late, ok bool) {
+	all, ok := s.pending.grow(&c.pending, s.cfg.PendingPerClient, &s.budget)
+	if !ok {
+		return 0, false, false
+	}
+	at = len(all) - 1
+	for at > 0 && p.order(&all[at-1]) < 0 {
+		all[at] = all[at-1]
+		at--
+	}
+	all[at] = *p
+	if p.kind != kindConn {
+		s.chain(c, all, at)
+	}
+	return at, at < len(all)-1, true
+}
+
+// chain brings freshness up to date for the record at place at, and for later mentions
+// of the same address.
+func (s *shard) chain(c *client, all []pending, at int) {
+	p := &all[at]
+	before, ttlEnd := event.Time(math.MinInt64), event.Time(math.MinInt64)
+	if e := earlier(all[:at], p); e != nil {
+		before, ttlEnd = e.fresh, e.ttlEnd
+	} else if a := s.known(c, p); a != nil {
+		before, ttlEnd = s.freshUntil(a), a.ttlEnd
+	}
+	for i := at; i < len(all); i++ {
+		if q := &all[i]; q.kind == p.kind && q.addr == p.addr {
+			q.before, q.ttlEnd = before, max(ttlEnd, q.time.Add(s.ttl(q.ttl)))
+			q.fresh = max(before, q.ttlEnd, q.time.Add(s.cfg.AddressWindow))
+			before, ttlEnd = q.fresh, q.ttlEnd
+		}
+	}
+}
+
+// earlier returns the newest mention among all of what p mentions.
+func earlier(all []pending, p *pending) *pending {
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].kind == p.kind && all[i].addr == p.addr {
+			return &all[i]
+		}
+	}
+	return nil
+}
+
+// mentioned reports whether what p mentions is mentioned in all no later than by p.
+func mentioned(all []pending, p *pending) bool {
+	for i := range all {
+		if all[i].kind == p.kind && all[i].addr == p.addr && all[i].time <= p.time {
+			return true
+		}
+	}
+	return false
+}
+
+// known returns the settled answer that p mentions.
+func (s *shard) known(c *client, p *pending) *answer {
+	all := s.answers.of(&c.answers)
+	for i := range all {
+		if all[i].kind == p.kind && all[i].addr == p.addr {
+			return &all[i]
+		}
+	}
+	return nil
+}
+
+// freshUntil returns until when a competes to be an operand of a transform.
+func (s *shard) freshUntil(a *answer) event.Time {
+	return max(a.ttlEnd, a.last.Add(s.cfg.AddressWindow))
+}
+
+// settle takes up what client n has pending from before the given time: nothing that
+// arrives in time can change it any more. It appends the final hits to dst.
+func (s *shard) settle(dst []Hit, n uint32, before event.Time) []Hit {
+	c := s.client(n)
+	all := s.pending.of(&c.pending)
+	done := 0
+	for done < len(all) && all[done].time < before {
+		p := &all[done]
+		done++
+		if p.kind == kindConn {
+			dst = s.takeUp(dst, n, c, p)
+			continue
+		}
+		s.keep(c, p)
+	}
+	if done == 0 {
+		return dst
+	}
+	if c.evidence {
+		dst = s.prune(dst, s.support[n], before)
+	}
+	if done == len(all) {
+		s.pending.release(&c.pending)
+	} else {
+		copy(all, all[done:])
+		c.pending.len -= uint16(done)
+	}
+	return dst
+}
+
+// takeRecords puts each usable record of l among the pending events of client n.
+func (s *shard) takeRecords(dst []Hit, n uint32, c *client, l *event.Lookup, listed bool) []Hit {
+	p := pending{time: l.Time, frame: l.Frame, name: s.strings.put(l.Name)}
+	var b [18]byte
+	a16 := l.Resolver.Addr().As16()
+	copy(b[:], a16[:])
+	b[16], b[17] = byte(l.Resolver.Port()>>8), byte(l.Resolver.Port())
+	p.source = s.strings.put(b[:])
+	for i := range l.Records {
+		r := &l.Records[i]
+		p.ttl, p.text = r.TTL, 0
+		switch r.Type {
+		case event.A, event.AAAA, event.Hint:
+			p.addr = r.Addr.As16()
+			switch {
+			case r.Type == event.Hint || listed:
+				p.kind = kindExplains
+			case r.Type == event.A:
+				p.kind = kindA
+			default:
+				p.kind = kindAAAA
+			}
+			dst, _ = s.take(dst, n, c, &p)
+		case event.TXT:
+			if listed {
+				continue
+			}
+			hypothesis.DecodeTXT(r.Text, func(v hypothesis.Via, x uint32) {
+				p.kind, p.addr, p.text = kind(v), mapped(x), s.strings.put(r.Text)
+				dst, _ = s.take(dst, n, c, &p)
+			})
+		}
+	}
+	return dst
+}

@@ -1,0 +1,367 @@
+package correlate
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"slices"
+
+	"portolan/correlate/evidence"
+	"portolan/correlate/hypothesis"
+	"portolan/sensor/event"
+)
+
+// Bounds of what one client's evidence holds.
+const (
+	maxProcesses = 64 // hypotheses that ever predicted a trial of the client
+	maxTrials    = 256
+	maxOperands  = 32 // distinct operands counted for one hypothesis
+)
+
+// support is the evidence about one client: what has been settled, and the hits given
+// out that may still change.
+type support struct {
+	processes []process
+	predicted []trial // trials that a hypothesis predicted; made again they are no new ones
+	open      []Hit   // as last given out, until the connection is settled; retracted ones too, since they may come back
+}
+
+// process is the evidence for one hypothesis.
+type process struct {
+	evidence.Process
+	key      uint32 // found.key
+	trials   int
+	operands [][16]byte
+}
+
+// trial is what makes a trial distinct: the destination, and for formulas the port.
+type trial struct {
+	addr [16]byte
+	port uint16
+}
+
+func trialOf(x *pending, k Kind) trial {
+	if k == Address {
+		return trial{addr: x.addr}
+	}
+	return trial{x.addr, x.dport}
+}
+
+// ledger is a client's evidence at one point of its time line: the settled state itself,
+// or a copy that runs ahead through what is pending.
+type ledger struct {
+	trials     [hypothesis.NumMixtures]uint32
+	recent     [trialMemory]uint32
+	recentNext uint8
+	support    *support
+}
+
+// weighed is what a predicted trial is worth.
+type weighed struct {
+	eValue  float64
+	mixture hypothesis.Mixture // the one with the greatest e-value
+	ordinal uint32             // of the trial in that mixture
+	shares  []share            // by hypothesis, heaviest first
+}
+
+type share struct {
+	found
+	eValue   float64 // prior weight included
+	trials   int
+	operands int
+}
+
+func (s *shard) fingerprint(t trial) uint32 {
+	var b [18]byte
+	copy(b[:], t.addr[:])
+	binary.BigEndian.PutUint16(b[16:], t.port)
+	return uint32(maphash.Bytes(s.seed, b[:])) | 1 // 0 is an empty place
+}
+
+// miss enters a trial that no hypothesis predicts.
+func (l *ledger) miss(fingerprint uint32, mixtures uint8) {
+	if slices.Contains(l.recent[:], fingerprint) {
+		return
+	}
+	l.recent[l.recentNext] = fingerprint
+	l.recentNext = (l.recentNext + 1) % trialMemory
+	l.count(mixtures)
+}
+
+func (l *ledger) count(mixtures uint8) {
+	for m := range l.trials {
+		l.trials[m] += uint32(mixtures >> m & 1)
+	}
+}
+
+// match enters a trial that hypotheses predict and weighs it; ok is false when it was made before.
+func (l *ledger) match(t trial, v *verdict, all []found) (w weighed, ok bool) {
+	if l.support == nil {
+		l.support = &support{}
+	}
+	if slices.Contains(l.support.predicted, t) {
+		return w, false
+	}
+	if len(l.support.predicted) == maxTrials {
+		l.support.predicted = slices.Delete(l.support.predicted, 0, 1)
+	}
+	l.support.predicted = append(l.support.predicted, t)
+	l.count(v.trials())
+
+	var sum [hypothesis.NumMixtures]float64
+	for i := range all {
+		f := &all[i]
+		times := 0 // answers from which this hypothesis gives the same destination
+		first := true
+		for j := range all {
+			if all[j].key() == f.key() {
+				times++
+				first = first && j >= i
+			}
+		}
+		if !first {
+			continue
+		}
+		p := l.support.process(f.key())
+		e := p.Match(uint64(l.trials[f.mixture]), float64(times)/(float64(v.competing(f))*v.q))
+		p.trials++
+		if !slices.Contains(p.operands, f.operand) && len(p.operands) < maxOperands {
+			p.operands = append(p.operands, f.operand)
+		}
+		e *= weightOf(f)
+		sum[f.mixture] += e
+		w.shares = append(w.shares, share{*f, e, p.trials, len(p.operands)})
+	}
+	for m, e := range sum {
+		if e > w.eValue {
+			w.eValue, w.mixture, w.ordinal = e, hypothesis.Mixture(m), l.trials[m]
+		}
+	}
+	w.shares = slices.DeleteFunc(w.shares, func(s share) bool { return s.mixture != w.mixture })
+	slices.SortStableFunc(w.shares, func(a, b share) int {
+		switch {
+		case a.eValue > b.eValue:
+			return -1
+		case a.eValue < b.eValue:
+			return 1
+		}
+		return int(a.key()) - int(b.key())
+	})
+	return w, true
+}
+
+// process returns the evidence for the hypothesis with the given key, the one longest
+// unused making room when there are too many.
+func (p *support) process(key uint32) *process {
+	for i := range p.processes {
+		if p.processes[i].key == key {
+			return &p.processes[i]
+		}
+	}
+	if len(p.processes) == maxProcesses {
+		p.processes = slices.Delete(p.processes, 0, 1)
+	}
+	p.processes = append(p.processes, process{key: key})
+	return &p.processes[len(p.processes)-1]
+}
+
+func weightOf(f *found) float64 {
+	switch f.mixture {
+	case hypothesis.Port4:
+		return hypothesis.Formula(f.which).Weight()
+	case hypothesis.Port6:
+		return hypothesis.Group(f.which).Weight()
+	}
+	return hypothesis.Transform(f.which).Weight(f.via)
+}
+
+// ledger returns the settled evidence of client n; its support is nil when no trial was ever predicted.
+func (s *shard) ledger(n uint32, c *client) ledger {
+	l := ledger{trials: c.trials, recent: c.recent, recentNext: c.recentNext}
+	if c.evidence {
+		l.support = s.support[n]
+	}
+	return l
+}
+
+// ahead returns a copy of l that can be run ahead without changing it.
+func (l ledger) ahead() ledger {
+	if l.support == nil {
+		return l
+	}
+	p := &support{processes: slices.Clone(l.support.processes), predicted: slices.Clone(l.support.predicted)}
+	for i := range p.processes {
+		p.processes[i].operands = slices.Clone(p.processes[i].operands)
+	}
+	l.support = p
+	return l
+}
+
+// store makes l the settled evidence of client n.
+func (s *shard) store(n uint32, c *client, l ledger) {
+	c.trials, c.recent, c.recentNext = l.trials, l.recent, l.recentNext
+	s.storeSupport(n, c, l.support)
+}
+
+func (s *shard) storeSupport(n uint32, c *client, p *support) {
+	if c.evidence || len(p.predicted) == 0 && len(p.open) == 0 {
+		return
+	}
+	if len(s.support) >= maxSupport {
+		for victim := range s.support { // any: reaching this bound takes a flood of matches
+			s.client(victim).evidence = false
+			delete(s.support, victim)
+			s.stats.EvictedEvidence++
+			break
+		}
+	}
+	s.support[n] = p
+	c.evidence = true
+}
+
+// takeUp settles the connection x, which nothing pending comes before.
+func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
+	c.conns++
+	const ports = 1<<hypothesis.Port4 | 1<<hypothesis.Port6
+	switch {
+	case x.class == unjudged:
+		s.stats.Unjudged++
+		return dst
+	case x.class == explained || x.trials&ports != 0:
+		c.explained++
+		s.stats.Explained++
+	}
+	if x.class == explained {
+		return dst
+	}
+	if x.trials&ports != 0 {
+		s.stats.PortTrials++
+	} else {
+		s.stats.AddressTrials++
+	}
+	l := s.ledger(n, c)
+	if x.class == tried {
+		l.miss(s.fingerprint(trialOf(x, kindOf(x.trials))), x.trials)
+		c.trials, c.recent, c.recentNext = l.trials, l.recent, l.recentNext
+		return dst
+	}
+	v := s.judge(c, nil, x)
+	w, ok := l.match(trialOf(x, v.kind), &v, s.found)
+	s.store(n, c, l)
+	id := idOf(c.zone, client4(c), x.proto, destination(x))
+	open := slices.IndexFunc(l.support.open, func(h Hit) bool { return h.ID == id })
+	level := s.level(w.eValue)
+	if !ok || level == None {
+		return dst
+	}
+	h := s.hit(c, nil, x, &v, &w)
+	h.ID, h.Level, h.State, h.Revision = id, level, Final, 1
+	if open >= 0 {
+		h.Revision = l.support.open[open].Revision + 1
+		l.support.open = slices.Delete(l.support.open, open, open+1)
+	}
+	s.stats.Final[level]++
+	return append(dst, h)
+}
+
+func kindOf(trials uint8) Kind {
+	if trials&(1<<hypothesis.Port4|1<<hypothesis.Port6) != 0 {
+		return Port
+	}
+	return Address
+}
+
+func (s *shard) level(e float64) Level {
+	switch {
+	case e >= s.cfg.Alert:
+		return Alert
+	case e >= s.cfg.Watch:
+		return Watch
+	}
+	return None
+}
+
+// reconcile brings the provisional hits of client n in line with what is pending, and
+// appends to dst what is new, changed or gone.
+func (s *shard) reconcile(dst []Hit, n uint32, c *client) []Hit {
+	settled := s.ledger(n, c)
+	l := settled.ahead()
+	if settled.support == nil {
+		settled.support = &support{}
+	}
+	all := s.pending.of(&c.pending)
+	var wanted []ID
+	conns, explainedConns := c.conns, c.explained
+	defer func() { c.conns, c.explained = conns, explainedConns }()
+	for i := range all {
+		x := &all[i]
+		if x.kind != kindConn {
+			continue
+		}
+		c.conns++
+		if x.class == explained || x.class > explained && kindOf(x.trials) == Port {
+			c.explained++
+		}
+		switch x.class {
+		case tried:
+			l.miss(s.fingerprint(trialOf(x, kindOf(x.trials))), x.trials)
+		case predicted:
+			v := s.judge(c, all[:i], x)
+			w, ok := l.match(trialOf(x, v.kind), &v, s.found)
+			level := s.level(w.eValue)
+			if !ok || level == None {
+				continue
+			}
+			h := s.hit(c, all[:i], x, &v, &w)
+			h.ID, h.Level, h.Revision = idOf(c.zone, client4(c), x.proto, destination(x)), level, 1
+			wanted = append(wanted, h.ID)
+			dst = s.show(dst, settled.support, h)
+		}
+	}
+	for i := range settled.support.open {
+		if o := &settled.support.open[i]; o.State != Retracted && !slices.Contains(wanted, o.ID) {
+			o.State, o.Revision = Retracted, o.Revision+1
+			s.stats.Retracted++
+			dst = append(dst, *o)
+		}
+	}
+	s.storeSupport(n, c, settled.support)
+	return dst
+}
+
+// show gives out the provisional hit h unless it stands open already as it is.
+func (s *shard) show(dst []Hit, p *support, h Hit) []Hit {
+	for i := range p.open {
+		o := &p.open[i]
+		if o.ID != h.ID {
+			continue
+		}
+		if o.State == Provisional && o.Level == h.Level && o.Calc.Hypothesis == h.Calc.Hypothesis && o.Calc.EValue == h.Calc.EValue &&
+			o.Lookup.Time == h.Lookup.Time && o.Lookup.Answer == h.Lookup.Answer && o.Connection == h.Connection {
+			return dst
+		}
+		h.Revision = o.Revision + 1
+		*o = h
+		s.stats.Revised++
+		return append(dst, h)
+	}
+	p.open = append(p.open, h)
+	s.stats.Provisional++
+	return append(dst, h)
+}
+
+// prune forgets what is open of connections stamped before the given time, now that they
+// are settled. A hit still provisional lost its answer to a bound meanwhile: it is taken back.
+func (s *shard) prune(dst []Hit, p *support, before event.Time) []Hit {
+	p.open = slices.DeleteFunc(p.open, func(h Hit) bool {
+		if h.Connection.Time >= before {
+			return false
+		}
+		if h.State == Provisional {
+			h.State, h.Revision = Retracted, h.Revision+1
+			s.stats.Retracted++
+			dst = append(dst, h)
+		}
+		return true
+	})
+	return dst
+}

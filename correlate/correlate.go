@@ -274,6 +274,7 @@ func (s *shard) advance(dst []Hit, served int) []Hit {
 type Stats struct {
 	Clients     uint64 // remembered now
 	MemoryBytes uint64 // in use now, evidence left out
+	FixedBytes  uint64 // of those, for the index and the names, whatever the number of clients
 
 	Lookups, Connections uint64
 	Explained            uint64 // connections to an address that a lookup gave
@@ -300,7 +301,7 @@ func (c *Correlator) Stats() (sum Stats) {
 	for _, s := range c.shards {
 		s.mu.Lock()
 		x := s.stats
-		x.Clients, x.MemoryBytes = uint64(s.count), uint64(s.budget.used)
+		x.Clients, x.MemoryBytes, x.FixedBytes = uint64(s.count), uint64(s.budget.used), uint64(s.fixed)
 		s.mu.Unlock()
 		sum.add(&x)
 	}
@@ -310,6 +311,7 @@ func (c *Correlator) Stats() (sum Stats) {
 func (s *Stats) add(x *Stats) {
 	s.Clients += x.Clients
 	s.MemoryBytes += x.MemoryBytes
+	s.FixedBytes += x.FixedBytes
 	s.Lookups += x.Lookups
 	s.Connections += x.Connections
 	s.Explained += x.Explained

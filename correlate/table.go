@@ -80,6 +80,7 @@ type shard struct {
 	clock event.Time // newest time seen
 
 	budget  budget
+	fixed   int64    // bytes of the index and the names, taken from the start
 	index   []uint64 // open addressing: high half of the hash, then client number + 1
 	count   int      // clients in index
 	hand    uint32   // of the eviction clock
@@ -100,7 +101,8 @@ type shard struct {
 const (
 	clientBytes    = 168
 	minClientBytes = clientBytes + 2*8 + 4*56 + 4*104
-	maxSupport     = 4096 // clients with evidence in one shard
+	maxSupport     = 4096    // clients with evidence in one shard
+	maxStrings     = 1 << 20 // bytes of names in one shard
 )
 
 func newShard(cfg *Config, seed maphash.Seed) *shard {
@@ -108,8 +110,9 @@ func newShard(cfg *Config, seed maphash.Seed) *shard {
 	s := &shard{cfg: cfg, seed: seed, budget: budget{limit: limit}}
 	slots := 1 << bits.Len64(uint64(2*limit/minClientBytes))
 	s.index = make([]uint64, slots)
-	s.strings = newRing(int(limit / 8))
-	s.budget.used = int64(8*slots) + int64(len(s.strings.buf)) + int64(4*len(s.strings.index))
+	s.strings = newRing(int(min(limit/8, maxStrings)))
+	s.fixed = int64(8*slots) + int64(len(s.strings.buf)) + int64(4*len(s.strings.index))
+	s.budget.used = s.fixed
 	s.clients = newPool[client](1)
 	s.answers, s.pending = newLists[answer](), newLists[pending]()
 	s.support = make(map[uint32]*support)

@@ -52,7 +52,7 @@ func (t *benchTable) client(i uint32) netip.AddrPort {
 func answerOf(i, k uint32) netip.Addr { return addr4(0x50000000 + (i*benchAnswers+k)*2654435761>>3) }
 
 func (t *benchTable) observeLookup(i, k uint32) {
-	t.at += 1000
+	t.at += event.Time(100 * time.Microsecond)
 	l := &t.lookup
 	l.Time, l.Client = t.at, t.client(i)
 	l.Name = names[i%uint32(len(names))]
@@ -61,7 +61,7 @@ func (t *benchTable) observeLookup(i, k uint32) {
 }
 
 func (t *benchTable) observeConnection(i uint32, dst netip.Addr) {
-	t.at += 1000
+	t.at += event.Time(100 * time.Microsecond)
 	t.conn = event.Connection{Time: t.at, Src: t.client(i), Dst: netip.AddrPortFrom(dst, 443), Proto: event.TCP}
 	t.hits = t.c.ObserveConnection(t.hits[:0], &t.conn)
 }

@@ -298,11 +298,11 @@ func TestSizes(t *testing.T) {
 	if n := unsafe.Sizeof(client{}); n > clientBytes {
 		t.Errorf("a client takes %d bytes, want at most %d", n, clientBytes)
 	}
-	if n := unsafe.Sizeof(answer{}); n > 56 {
-		t.Errorf("an answer takes %d bytes, want at most 56", n)
+	if n := unsafe.Sizeof(answer{}); n > 48 {
+		t.Errorf("an answer takes %d bytes, want at most 48", n)
 	}
-	if n := unsafe.Sizeof(pending{}); n > 104 {
-		t.Errorf("a pending event takes %d bytes, want at most 104", n)
+	if n := unsafe.Sizeof(pending{}); n > 80 {
+		t.Errorf("a pending event takes %d bytes, want at most 80", n)
 	}
 }
 

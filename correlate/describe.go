@@ -66,23 +66,18 @@ func (s *shard) source(c *client, before []pending, x *pending, f *share) (src f
 		k = kindAAAA
 	}
 	want := pending{kind: k, addr: f.operand}
-	var resolver, name, text uint32
+	var origin uint32
 	if p := earlier(before, &want); p != nil {
-		src.Time, src.TTL, resolver, name, text = p.time, p.ttl, p.source, p.name, p.text
+		src.Time, src.TTL, origin = p.time, p.ttl, p.origin
 	} else if a := s.known(c, &want); a != nil {
-		src.Time, src.TTL, resolver, name, text = a.last, a.ttl, a.source, a.name, a.text
+		src.Time, src.TTL, origin = a.last, a.ttl, a.origin
 	}
 	src.Lag = x.time.Sub(src.Time)
 	src.Via = f.via.String()
-	src.Name = string(s.strings.get(name))
 	if k == kindA || k == kindAAAA {
 		src.Answer = netip.AddrFrom16(f.operand).Unmap()
 	}
-	src.text = string(s.strings.get(text))
-	if b := s.strings.get(resolver); len(b) == 18 {
-		addr, _ := netip.AddrFromSlice(b[:16])
-		src.Server = netip.AddrPortFrom(addr.Unmap(), binary.BigEndian.Uint16(b[16:]))
-	}
+	src.Server, src.Name, src.text = readOrigin(s.strings.get(origin))
 	return src
 }
 

@@ -64,19 +64,20 @@ func (p *pool[T]) at(id uint32) []T {
 	return p.pages[id>>p.shift][from : from+p.size : from+p.size]
 }
 
-// list is a growing array in blocks of doubling size. The zero value is empty and owns no block.
+// list is a growing array in blocks of rising size. The zero value is empty and owns no block.
 type list struct {
 	block uint32
 	len   uint16
 	class uint8 // 1 + the class of block; 0 means none
 }
 
-// lists are the pools behind lists of one element type; class k has blocks of 4<<k elements.
-type lists[T any] struct{ classes [9]pool[T] }
+// lists are the pools behind lists of one element type; their classes have blocks of 4, 6,
+// 8, 12, 16 and so on up to 1024 elements.
+type lists[T any] struct{ classes [17]pool[T] }
 
 func newLists[T any]() (l lists[T]) {
 	for k := range l.classes {
-		l.classes[k] = newPool[T](4 << k)
+		l.classes[k] = newPool[T]((4 + k&1*2) << (k / 2))
 	}
 	return l
 }

@@ -3,7 +3,9 @@ package correlate
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"math"
+	"net/netip"
 
 	"portolan/correlate/hypothesis"
 	"portolan/sensor/event"
@@ -18,9 +20,7 @@ type pending struct {
 	ttlEnd event.Time // records: when the longest TTL given so far runs out, capped
 	fresh  event.Time // records: until when the address competes, all earlier mentions counted
 	before event.Time // records: the same without this mention; counted already where it has not passed
-	source uint32
-	name   uint32
-	text   uint32
+	origin uint32     // records: a ref: where they came from
 	ttl    uint32
 	sport  uint16
 	dport  uint16
@@ -155,15 +155,12 @@ func (s *shard) settle(dst []Hit, n uint32, before event.Time) []Hit {
 
 // takeRecords puts each usable record of l among the pending events of client n.
 func (s *shard) takeRecords(dst []Hit, n uint32, c *client, l *event.Lookup, listed bool) []Hit {
-	p := pending{time: l.Time, frame: l.Frame, name: s.strings.put(l.Name)}
-	var b [18]byte
-	a16 := l.Resolver.Addr().As16()
-	copy(b[:], a16[:])
-	b[16], b[17] = byte(l.Resolver.Port()>>8), byte(l.Resolver.Port())
-	p.source = s.strings.put(b[:])
+	p := pending{time: l.Time, frame: l.Frame}
+	s.scratch = appendOrigin(s.scratch[:0], l)
+	origin := s.strings.put(s.scratch)
 	for i := range l.Records {
 		r := &l.Records[i]
-		p.ttl, p.text = r.TTL, 0
+		p.ttl, p.origin = r.TTL, origin
 		switch r.Type {
 		case event.A, event.AAAA, event.Hint:
 			p.addr = r.Addr.As16()
@@ -181,10 +178,34 @@ func (s *shard) takeRecords(dst []Hit, n uint32, c *client, l *event.Lookup, lis
 				continue
 			}
 			hypothesis.DecodeTXT(r.Text, func(v hypothesis.Via, x uint32) {
-				p.kind, p.addr, p.text = kind(v), mapped(x), s.strings.put(r.Text)
+				p.kind, p.addr, p.origin = kind(v), mapped(x), s.strings.put(append(s.scratch, r.Text...))
 				dst, _ = s.take(dst, n, c, &p)
 			})
 		}
 	}
 	return dst
+}
+
+// appendOrigin appends what is remembered of l with its records: the resolver's address
+// and port, the length of the name in two bytes, the name. The text of a TXT record follows.
+func appendOrigin(b []byte, l *event.Lookup) []byte {
+	a := l.Resolver.Addr().As16()
+	b = append(b, a[:]...)
+	b = binary.BigEndian.AppendUint16(b, l.Resolver.Port())
+	name := l.Name[:min(len(l.Name), maxString/2)]
+	b = binary.BigEndian.AppendUint16(b, uint16(len(name)))
+	return append(b, name...)
+}
+
+// readOrigin takes apart what appendOrigin and the text of a TXT record made; all is
+// empty when memory no longer holds it.
+func readOrigin(b []byte) (resolver netip.AddrPort, name, text string) {
+	if len(b) < 20 {
+		return resolver, "", ""
+	}
+	if addr := netip.AddrFrom16([16]byte(b)); !addr.IsUnspecified() {
+		resolver = netip.AddrPortFrom(addr.Unmap(), binary.BigEndian.Uint16(b[16:]))
+	}
+	n := 20 + int(binary.BigEndian.Uint16(b[18:]))
+	return resolver, string(b[20:n]), string(b[n:])
 }

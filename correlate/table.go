@@ -37,15 +37,12 @@ func (k kind) operand() bool { return k < kindExplains }
 
 // answer is an address that a client was given, or that a TXT record decodes to.
 type answer struct {
-	addr    [16]byte
-	last    event.Time // when it was last given
-	ttlEnd  event.Time // when the longest TTL seen runs out, capped
-	source  uint32     // resolver: a ref into the ring
-	name    uint32     // QNAME: a ref
-	text    uint32     // TXT: a ref
-	ttl     uint32     // seconds, as last given
-	kind    kind
-	padding [7]byte
+	addr   [16]byte
+	last   event.Time // when it was last given
+	ttlEnd event.Time // when the longest TTL seen runs out, capped
+	origin uint32     // a ref: where it came from
+	ttl    uint32     // seconds, as last given
+	kind   kind
 }
 
 // trialMemory is how many trials that nothing predicted a client is known by; one made again
@@ -93,6 +90,7 @@ type shard struct {
 
 	inverses hypothesis.Inverses
 	found    []found
+	scratch  []byte // of takeRecords
 	stats    Stats
 	_        [64]byte // keeps two shards' locks off one cache line
 }
@@ -100,7 +98,7 @@ type shard struct {
 // What a client costs at least: its place, its index slots and the smallest lists.
 const (
 	clientBytes    = 168
-	minClientBytes = clientBytes + 2*8 + 4*56 + 4*104
+	minClientBytes = clientBytes + 2*8 + 4*48 + 4*80
 	maxSupport     = 4096    // clients with evidence in one shard
 	maxStrings     = 1 << 20 // bytes of names in one shard
 )
@@ -253,7 +251,7 @@ func (s *shard) keep(c *client, p *pending) {
 		a := &all[i]
 		if a.kind == p.kind && a.addr == p.addr {
 			if p.time >= a.last {
-				a.last, a.source, a.name, a.text, a.ttl = p.time, p.source, p.name, p.text, p.ttl
+				a.last, a.origin, a.ttl = p.time, p.origin, p.ttl
 			}
 			a.ttlEnd = max(a.ttlEnd, p.ttlEnd)
 			return
@@ -272,7 +270,7 @@ func (s *shard) keep(c *client, p *pending) {
 		c.forgotten++
 		s.stats.EvictedAnswers++
 	}
-	all[oldest] = answer{addr: p.addr, last: p.time, ttlEnd: p.ttlEnd, source: p.source, name: p.name, text: p.text, ttl: p.ttl, kind: p.kind}
+	all[oldest] = answer{addr: p.addr, last: p.time, ttlEnd: p.ttlEnd, origin: p.origin, ttl: p.ttl, kind: p.kind}
 }
 
 // queue is a first-in first-out list of clients with pending events.

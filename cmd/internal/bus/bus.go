@@ -1,0 +1,312 @@
+// Package bus carries hits over NATS: messages, subjects, streams, the embedded server,
+// publishing and subscribing.
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Config says how to reach NATS.
+type Config struct {
+	Name   string // names the connection and its inbox; of a sensor, the sensor's (see ValidateSensor)
+	URL    string // external server, several with commas; empty for an embedded one
+	Creds  string // file with user JWT and NKey seed
+	NKey   string // file with an NKey seed
+	CA     string // PEM file: whom to trust; for the embedded server: whose client certificates to ask for
+	Cert   string // PEM file: the client's certificate, or the embedded server's
+	Key    string // PEM file: its private key
+	Reader bool   // only subscribes: streams are neither made nor checked
+
+	// The embedded server is reached in-process only, unless Listen gives it an address such as
+	// 127.0.0.1:4222. Who comes that way may read hits; user "portolan" with ListenPassword may
+	// do all. Off loopback either the password or CA with Cert and Key has to be set.
+	StateDir       string // its store; one process at a time
+	Listen         string
+	ListenPassword string
+
+	Observations bool          // also make the stream for raw observations
+	Queue        int           // messages that wait to be sent, from 1
+	Timeout      time.Duration // for connecting, for each request, and for the last messages in Close; above 0
+	Log          *slog.Logger  // nil for none
+}
+
+// DefaultConfig returns a Config for the embedded server, in-process only.
+func DefaultConfig() Config {
+	return Config{
+		Name:     "portolan",
+		StateDir: "portolan-data",
+		Queue:    4096,
+		Timeout:  5 * time.Second,
+	}
+}
+
+// Validate returns an error that names the first field with a value that cannot be.
+func (c Config) Validate() error {
+	if err := ValidateSensor(c.Name); err != nil {
+		return fmt.Errorf("name: %w", err)
+	}
+	if c.Queue < 1 {
+		return fmt.Errorf("queue %d: want at least 1 message", c.Queue)
+	}
+	if c.Timeout <= 0 {
+		return fmt.Errorf("timeout %v: want above 0", c.Timeout)
+	}
+	if (c.Cert == "") != (c.Key == "") {
+		return errors.New("certificate and key: one needs the other")
+	}
+	if c.URL == "" {
+		return c.validateEmbedded()
+	}
+	if c.Listen != "" {
+		return fmt.Errorf("listen %q: that is for the embedded server, and a URL names another", c.Listen)
+	}
+	if c.Creds != "" && c.NKey != "" {
+		return errors.New("credentials and nkey: want one of them")
+	}
+	_, err := serverURLs(c.URL)
+	return err
+}
+
+// Bus is a connection to NATS, with the embedded server behind it if there is one. Its
+// methods are safe for concurrent use.
+type Bus struct {
+	cfg    Config
+	log    *slog.Logger
+	at     string // the server, for people: no user, no password
+	server *embedded
+	conn   *nats.Conn
+	js     jetstream.JetStream
+	denied *denials
+	pub    *publisher
+	dial   *dialer
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open connects to the server that cfg names, or starts the embedded one, and makes or
+// checks the streams unless cfg.Reader. The first connection has to succeed; later ones are
+// tried for ever. Errors hold no secret.
+func Open(ctx context.Context, cfg Config) (*Bus, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("bus: %w", err)
+	}
+	b := &Bus{cfg: cfg, log: cfg.Log, denied: newDenials("_INBOX." + cfg.Name)}
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	if err := b.open(ctx); err != nil {
+		b.stop()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *Bus) open(ctx context.Context) (err error) {
+	if b.cfg.URL == "" {
+		if b.server, err = startEmbedded(b.cfg, b.log); err != nil {
+			return err
+		}
+		b.at = b.server.String()
+	} else {
+		b.at = redact(b.cfg.URL)
+	}
+	if err := b.connect(ctx); err != nil {
+		return err
+	}
+	b.pub = newPublisher(b)
+	if b.js, err = jetstream.New(b.conn,
+		jetstream.WithDefaultTimeout(b.cfg.Timeout),
+		jetstream.WithPublishAsyncTimeout(b.cfg.Timeout),
+		jetstream.WithPublishAsyncMaxPending(maxInFlight),
+		jetstream.WithPublishAsyncAckHandler(b.pub.acked),
+		jetstream.WithPublishAsyncErrHandler(b.pub.refused),
+	); err != nil {
+		return fmt.Errorf("nats %s: %w", b.at, err)
+	}
+	if !b.cfg.Reader {
+		if err := b.ensureStreams(ctx); err != nil {
+			return err
+		}
+	}
+	b.pub.start()
+	return nil
+}
+
+// URL returns the server for people and for other clients to connect to, without user and
+// password: "in-process" for an embedded server that does not listen.
+func (b *Bus) URL() string { return b.at }
+
+// Close sends what is queued, for at most Config.Timeout, then disconnects, stops the
+// embedded server and releases its state directory. The error says how many messages were
+// not acknowledged. Subscribe calls that still run return.
+func (b *Bus) Close() error {
+	b.closeOnce.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), b.cfg.Timeout)
+		defer cancel()
+		b.closeErr = b.Flush(ctx)
+		b.stop()
+	})
+	return b.closeErr
+}
+
+// stop ends what open began, in reverse.
+func (b *Bus) stop() {
+	if b.pub != nil {
+		b.pub.stop()
+	}
+	if b.conn != nil {
+		b.conn.Close()
+	}
+	if b.server != nil {
+		b.server.stop()
+	}
+}
+
+// request runs an exchange with the server that begins by publishing to a subject with the
+// given prefix. It gives up after Config.Timeout, and at once when the server denies either
+// that subject or the answer's inbox: NATS says so beside the exchange, which would else
+// just time out.
+func (b *Bus) request(ctx context.Context, prefix string, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
+	defer cancel()
+	ctx, deny := context.WithCancelCause(ctx)
+	defer deny(nil)
+	defer b.denied.watch(prefix, deny)()
+	err := do(ctx)
+	if err != nil {
+		if d := (*DeniedError)(nil); errors.As(context.Cause(ctx), &d) {
+			return d
+		}
+	}
+	return err
+}
+
+// DeniedError says that the server's permissions do not allow an operation.
+type DeniedError struct {
+	Operation string // "publish" or "subscribe"
+	Subject   string
+}
+
+// Error returns a line that names the operation and the subject.
+func (e *DeniedError) Error() string {
+	return fmt.Sprintf("permission denied: %s %s", e.Operation, e.Subject)
+}
+
+// denials remembers what the server denied.
+type denials struct {
+	inbox string // prefix of this connection's inbox
+
+	mu      sync.Mutex
+	seen    map[string]*DeniedError // by operation and subject
+	watches map[*denialWatch]bool
+}
+
+type denialWatch struct {
+	prefix string
+	cancel context.CancelCauseFunc
+}
+
+// maxDenials bounds the memory of denials; a client asks for few subjects besides those of hits.
+const maxDenials = 1024
+
+func newDenials(inbox string) *denials {
+	return &denials{inbox: inbox, seen: make(map[string]*DeniedError), watches: make(map[*denialWatch]bool)}
+}
+
+// note remembers d and reports whether it is news.
+func (d *denials) note(e *DeniedError) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	key := e.Operation + " " + e.Subject
+	_, old := d.seen[key]
+	if !old && len(d.seen) < maxDenials {
+		d.seen[key] = e
+	}
+	for w := range d.watches {
+		if d.concerns(e, w.prefix) {
+			w.cancel(e)
+		}
+	}
+	return !old
+}
+
+func (d *denials) concerns(e *DeniedError, prefix string) bool {
+	return strings.HasPrefix(e.Subject, prefix) || e.Operation == "subscribe" && strings.HasPrefix(e.Subject, d.inbox)
+}
+
+// watch cancels with a DeniedError when a subject with the prefix, or the inbox, is denied
+// or the inbox was. The returned function ends the watch.
+func (d *denials) watch(prefix string, cancel context.CancelCauseFunc) (end func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range d.seen {
+		if e.Operation == "subscribe" && d.concerns(e, prefix) {
+			cancel(e) // the client library subscribes once and would not ask again
+		}
+	}
+	w := &denialWatch{prefix, cancel}
+	d.watches[w] = true
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.watches, w)
+	}
+}
+
+// published returns the denial of publishing to subject, nil when there was none.
+func (d *denials) published(subject string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e := d.seen["publish "+subject]; e != nil {
+		return e
+	}
+	return nil
+}
+
+// serverURLs returns the servers of a comma-separated list. The error does not repeat the
+// list, which may hold a password.
+func serverURLs(list string) ([]*url.URL, error) {
+	var urls []*url.URL
+	for s := range strings.SplitSeq(list, ",") {
+		s = strings.TrimSpace(s)
+		if !strings.Contains(s, "://") {
+			s = "nats://" + s
+		}
+		u, err := url.Parse(s)
+		if err != nil || u.Hostname() == "" {
+			return nil, errors.New("server url: want nats://HOST:PORT or tls://HOST:PORT, several with commas")
+		}
+		switch u.Scheme {
+		case "nats", "tls", "ws", "wss":
+		default:
+			return nil, fmt.Errorf("server url: scheme %q is not nats, tls, ws or wss", u.Scheme)
+		}
+		urls = append(urls, u)
+	}
+	return urls, nil
+}
+
+// redact returns a list of servers without users, passwords and whatever else is not
+// scheme and host.
+func redact(list string) string {
+	urls, err := serverURLs(list)
+	if err != nil {
+		return "(unreadable URL)"
+	}
+	var out []string
+	for _, u := range urls {
+		out = append(out, u.Scheme+"://"+u.Host)
+	}
+	return strings.Join(out, ",")
+}

@@ -1,0 +1,112 @@
+package decode
+
+import (
+	"hash/maphash"
+	"net/netip"
+
+	"portolan/sensor/event"
+)
+
+// Decoder turns frames into events. It keeps what one frame cannot tell, all of it bounded
+// by Config. One goroutine at a time may use it.
+type Decoder struct {
+	// Of the frame at hand.
+	now      event.Time
+	number   uint64
+	zone     event.Zone
+	zoneKey  uint64 // zone as it goes into hashes
+	cut      bool   // not all of the frame was captured
+	from, to event.MAC
+
+	seed      maphash.Seed
+	starts    starts
+	flows     flows
+	fragments assemblies
+	streams   assemblies
+
+	message []byte // a datagram or DNS message put together
+	dns     scanner
+	conn    event.Connection
+	lookup  event.Lookup
+
+	counters Counters
+}
+
+// New returns a Decoder with empty tables. Its hashes are seeded anew each time, so that
+// nobody can aim frames at one bucket of a table.
+func New(cfg Config) (*Decoder, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	d := &Decoder{seed: maphash.MakeSeed(), message: make([]byte, 2+maxMessage)}
+	c := &d.counters
+	d.starts = newStarts(cfg.Starts, &c.StartsEvicted)
+	d.flows = newFlows(cfg.Flows, &c.FlowsEvicted)
+	d.fragments = newAssemblies(cfg.Fragments, cfg.FragmentBytes, fragmentWindow, &c.FragmentsEvicted, &c.FragmentsEvicted)
+	d.streams = newAssemblies(cfg.Streams, cfg.StreamBytes, streamWindow, &c.StreamsEvicted, &c.StreamsCut)
+	d.dns = newScanner()
+	return d, nil
+}
+
+// maxMessage is the length of the longest datagram and of the longest DNS message.
+const maxMessage = 65535
+
+// Decode hands the events that f gives to the sink, at most one connection and any number
+// of lookups, and says what became of f. What it hands over holds until the sink returns.
+// It accepts any bytes at all, with times in any order.
+func (d *Decoder) Decode(f *Frame, sink event.Sink) Reason {
+	d.now, d.number = f.Time, f.Number
+	d.cut = f.Len > len(f.Data)
+	d.from, d.to = event.MAC{}, event.MAC{}
+	d.zone = event.Zone{Point: f.Point}
+	d.zoneKey = uint64(f.Point)
+	if f.HasVLAN {
+		d.tag(f.VLAN)
+	}
+	return d.link(f.Link, f.Data, sink)
+}
+
+// Counters returns the counts so far.
+func (d *Decoder) Counters() Counters { return d.counters }
+
+// tag takes note of a VLAN tag (IEEE 802.1Q, section 9.6), outermost first. Identifier 0
+// is a priority without a VLAN.
+func (d *Decoder) tag(tci uint16) {
+	if id := tci & 0x0fff; id != 0 && d.zone.Kind == event.Untagged {
+		d.zone.Kind, d.zone.ID = event.VLAN, uint32(id)
+		d.zoneKey |= uint64(event.VLAN)<<16 | uint64(id)<<32
+	}
+}
+
+// short is the reason of a frame that ends too early: cut by the capture length, or else
+// what the header says is not true.
+func (d *Decoder) short(bad Reason) Reason {
+	if d.cut {
+		return Truncated
+	}
+	return bad
+}
+
+// connection hands a connection to the sink: from source to destination, or reversed when
+// the packet at hand is the answer to what opened it.
+func (d *Decoder) connection(proto event.Proto, start event.Start, e endpoints, sink event.Sink) {
+	d.counters.Connections++
+	c := &d.conn
+	c.Time, c.Zone, c.Frame, c.Proto, c.Start = d.now, d.zone, d.number, proto, start
+	c.Src, c.Dst = e.addrPorts()
+	c.MAC = d.from
+	if start == event.SYNACK {
+		c.Src, c.Dst, c.MAC = c.Dst, c.Src, d.to
+	}
+	sink.Connection(c)
+}
+
+// addrPorts returns source and destination.
+func (e endpoints) addrPorts() (src, dst netip.AddrPort) {
+	if len(e.addrs) == 2*4 {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(e.addrs)), e.src),
+			netip.AddrPortFrom(netip.AddrFrom4([4]byte(e.addrs[4:])), e.dst)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(e.addrs)), e.src),
+		netip.AddrPortFrom(netip.AddrFrom16([16]byte(e.addrs[16:])), e.dst)
+}

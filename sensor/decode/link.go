@@ -1,0 +1,107 @@
+package decode
+
+import (
+	"encoding/binary"
+
+	"portolan/sensor/event"
+)
+
+// The EtherTypes that matter here.
+const (
+	etherIPv4   = 0x0800
+	etherIPv6   = 0x86dd
+	etherVLAN   = 0x8100 // IEEE 802.1Q
+	etherQinQ   = 0x88a8 // IEEE 802.1ad
+	etherOldQ   = 0x9100 // Q-in-Q before 802.1ad
+	etherMPLS   = 0x8847 // RFC 5332: downstream-assigned
+	etherMPLSUp = 0x8848 // upstream-assigned
+	etherPPPoE  = 0x8864 // RFC 2516, session stage
+	etherLength = 1500   // up to here the field is a length, and LLC follows
+)
+
+// maxTags bounds the VLAN tags of a frame, and an LLC header counts as one.
+const maxTags = 8
+
+// link takes the link header off.
+func (d *Decoder) link(l LinkType, b []byte, sink event.Sink) Reason {
+	switch l {
+	case Ethernet:
+		if len(b) < 14 {
+			return d.short(NotIP)
+		}
+		d.to, d.from = event.MAC(b[0:6]), event.MAC(b[6:12])
+		return d.network(binary.BigEndian.Uint16(b[12:]), b[14:], sink)
+	case Raw12, Raw14, Raw:
+		return d.rawIP(b, sink)
+	case IPv4:
+		return d.ipv4(b, sink)
+	case IPv6:
+		return d.ipv6(b, sink)
+	case Null, Loop:
+		// Which number stands for IPv6, and in which byte order, depends on the host that
+		// captured. The packet says the same without them.
+		if len(b) < 4 {
+			return d.short(NotIP)
+		}
+		return d.rawIP(b[4:], sink)
+	case SLL:
+		// https://www.tcpdump.org/linktypes/LINKTYPE_LINUX_SLL.html
+		if len(b) < 16 {
+			return d.short(NotIP)
+		}
+		if binary.BigEndian.Uint16(b[4:]) == 6 {
+			d.from = event.MAC(b[6:12])
+		}
+		return d.network(binary.BigEndian.Uint16(b[14:]), b[16:], sink)
+	case SLL2:
+		// https://www.tcpdump.org/linktypes/LINKTYPE_LINUX_SLL2.html
+		if len(b) < 20 {
+			return d.short(NotIP)
+		}
+		if b[11] == 6 {
+			d.from = event.MAC(b[12:18])
+		}
+		return d.network(binary.BigEndian.Uint16(b), b[20:], sink)
+	}
+	return LinkTypeUnknown
+}
+
+// rawIP decodes a packet of the version that its first four bits name.
+func (d *Decoder) rawIP(b []byte, sink event.Sink) Reason {
+	switch {
+	case len(b) == 0:
+		return d.short(NotIP)
+	case b[0]>>4 == 4:
+		return d.ipv4(b, sink)
+	case b[0]>>4 == 6:
+		return d.ipv6(b, sink)
+	}
+	return NotIP
+}
+
+// network takes VLAN tags and SNAP headers off and decodes what the EtherType says.
+func (d *Decoder) network(etherType uint16, b []byte, sink event.Sink) Reason {
+	for range maxTags + 1 {
+		switch etherType {
+		case etherIPv4:
+			return d.ipv4(b, sink)
+		case etherIPv6:
+			return d.ipv6(b, sink)
+		case etherVLAN, etherQinQ, etherOldQ:
+			if len(b) < 4 {
+				return d.short(NotIP)
+			}
+			d.tag(binary.BigEndian.Uint16(b))
+			etherType, b = binary.BigEndian.Uint16(b[2:]), b[4:]
+		case etherMPLS, etherMPLSUp, etherPPPoE:
+			return Tunnel
+		default:
+			// RFC 1042: LLC and SNAP headers, organisation 0, then an EtherType.
+			if etherType > etherLength || len(b) < 8 || [6]byte(b) != [6]byte{0xaa, 0xaa, 0x03} {
+				return NotIP
+			}
+			etherType, b = binary.BigEndian.Uint16(b[6:]), b[8:]
+		}
+	}
+	return NotIP
+}

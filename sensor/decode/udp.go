@@ -1,0 +1,36 @@
+package decode
+
+import (
+	"encoding/binary"
+
+	"portolan/sensor/event"
+)
+
+// udp decodes a datagram (RFC 768).
+func (d *Decoder) udp(b []byte, p packet, sink event.Sink) Reason {
+	if len(b) < 8 {
+		return d.shortTransport(p)
+	}
+	e := endpoints{p.addrs, binary.BigEndian.Uint16(b[0:]), binary.BigEndian.Uint16(b[2:])}
+	payload := b[8:]
+	if n := int(binary.BigEndian.Uint16(b[4:])); n >= 8 && n < len(b) {
+		payload = b[8:n]
+	} // else cut by the capture length, or the NIC had yet to cut it into datagrams
+	if tunnelled(e.src, e.dst, payload) {
+		return Tunnel
+	}
+	r := Flow
+	if d.flows.datagram(d.hash(e, !e.ordered()), d.now) {
+		r = Event
+		d.connection(event.UDP, event.Datagram, e, sink)
+	}
+	if e.dst == dnsPort && len(payload) >= dnsHeader && payload[2]&0x80 == 0 {
+		d.counters.Queries++
+	}
+	if e.src == dnsPort {
+		if s := d.response(&response{payload, e, event.UDP, d.now, d.number, nil}, sink); s == Event || r == Flow {
+			return s
+		}
+	}
+	return r
+}

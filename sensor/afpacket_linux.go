@@ -1,0 +1,292 @@
+//go:build linux && cgo
+
+package sensor
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/afpacket"
+	"golang.org/x/sys/unix"
+
+	"portolan/bpffilter"
+	"portolan/sensor/decode"
+	"portolan/sensor/event"
+)
+
+// What reading a ring can run into.
+var (
+	errLinkDown  = errors.New("link down")
+	errGone      = errors.New("interface gone")
+	errOutOfStep = errors.New("ring out of step with its reader")
+)
+
+// pollMillis bounds a wait, and by that how long a cancelled goroutine goes on.
+const pollMillis = 100
+
+// handle is a packet socket with its ring. After openHandles one goroutine owns it, and
+// closes it: the library would read unmapped memory if another did.
+type handle struct {
+	tp   *afpacket.TPacket
+	fd   int
+	ring blocks
+	poll [1]unix.PollFd
+
+	data []byte               // frame read ahead, with
+	info gopacket.CaptureInfo // what the library says of it,
+	read bool                 // if there is one
+	held bool                 // the library has yet to give the last block back
+
+	link      decode.LinkType
+	point     uint16
+	on        event.Time // when the filter came into force
+	filtered  bool       // all frames that came before that are through
+	lastStats kernelStats
+}
+
+// kernelStats are the library's counts: 32 bits that wrap.
+type kernelStats struct{ packets, drops, freezes uint32 }
+
+// openHandles opens the rings on an interface. No frame reaches a ring that the filter
+// would drop, nor two rings, but for those stamped earlier than handle.on.
+func openHandles(cfg *Config, l link) (handles []*handle, err error) {
+	kind, err := l.linkType()
+	if err != nil {
+		return nil, err
+	}
+	filter, err := bpffilter.Assemble(bpffilter.Options{
+		SnapLen:      uint32(cfg.SnapLen),
+		RawIP:        kind == decode.Raw,
+		DropTunnels:  cfg.DropTunnels,
+		DropOutgoing: cfg.IgnoreOutgoing || l.flags&unix.IFF_LOOPBACK != 0,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			for _, h := range handles {
+				h.close()
+			}
+			handles = nil
+		}
+	}()
+	// A member of a fan-out group gets all frames until it joins, and a socket without a
+	// filter those of the whole line: nothing passes until all have joined.
+	for i := range cfg.Rings {
+		h, err := openHandle(cfg, l)
+		if err != nil {
+			return handles, fmt.Errorf("ring %d: %w", i, err)
+		}
+		h.link, h.point = kind, cfg.Point
+		handles = append(handles, h)
+	}
+	if cfg.Rings > 1 {
+		if err := joinFanout(handles); err != nil {
+			return handles, err
+		}
+	}
+	for i, h := range handles {
+		if err := h.tp.InitSocketStats(); err != nil {
+			return handles, fmt.Errorf("ring %d: reset counters: %w", i, err)
+		}
+		h.on = event.TimeOf(time.Now())
+		if err := h.tp.SetBPF(filter); err != nil {
+			return handles, fmt.Errorf("ring %d: attach filter: %w", i, err)
+		}
+	}
+	return handles, nil
+}
+
+func openHandle(cfg *Config, l link) (*handle, error) {
+	tp, err := afpacket.NewTPacket(
+		afpacket.OptInterface(cfg.Device),
+		afpacket.TPacketVersion3,
+		afpacket.OptBlockSize(cfg.BlockSize),
+		afpacket.OptNumBlocks(cfg.Blocks),
+		afpacket.OptBlockTimeout(cfg.BlockTimeout),
+		afpacket.OptPollTimeout(0), // we wait ourselves
+	)
+	if err != nil {
+		return nil, err
+	}
+	h := &handle{tp: tp}
+	if err := h.prepare(cfg, l); err != nil {
+		h.close()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *handle) prepare(cfg *Config, l link) (err error) {
+	if err := h.tp.SetBPF(bpffilter.DropAll()); err != nil {
+		return fmt.Errorf("attach filter: %w", err)
+	}
+	if h.fd, h.ring.mem, err = internals(h.tp); err != nil {
+		return err
+	}
+	if len(h.ring.mem) != cfg.BlockSize*cfg.Blocks {
+		return fmt.Errorf("the ring has %d bytes instead of %d", len(h.ring.mem), cfg.BlockSize*cfg.Blocks)
+	}
+	h.ring.size = cfg.BlockSize
+	h.poll[0] = unix.PollFd{Fd: int32(h.fd), Events: unix.POLLIN}
+	if cfg.Promiscuous {
+		m := unix.PacketMreq{Ifindex: int32(l.index), Type: unix.PACKET_MR_PROMISC}
+		if err := unix.SetsockoptPacketMreq(h.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
+			return fmt.Errorf("set promiscuous: %w", err)
+		}
+	}
+	return nil
+}
+
+// internals returns what the library keeps to itself: its descriptor and its ring. The
+// descriptor is checked to be that of a packet socket.
+func internals(tp *afpacket.TPacket) (fd int, ring []byte, err error) {
+	v := reflect.ValueOf(tp).Elem()
+	f, r := v.FieldByName("fd"), v.FieldByName("ring")
+	if !f.IsValid() || f.Kind() != reflect.Int || !r.IsValid() || r.Type() != reflect.TypeFor[[]byte]() {
+		return 0, nil, errors.New("this version of gopacket/afpacket keeps its descriptor or its ring elsewhere")
+	}
+	fd = int(f.Int())
+	if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain != unix.AF_PACKET {
+		return 0, nil, fmt.Errorf("descriptor %d is not that of a packet socket", fd)
+	}
+	return fd, r.Bytes(), nil
+}
+
+// joinFanout shares the frames out among the rings by a hash of addresses and ports that
+// is the same for both directions of a flow. Fragments hash by addresses alone, the first
+// like the others: they meet in one ring without the kernel's defragmentation, which would
+// hide their times.
+func joinFanout(handles []*handle) error {
+	const hash = afpacket.FanoutHash
+	if err := handles[0].tp.SetFanout(hash|unix.PACKET_FANOUT_FLAG_UNIQUEID, 0); err != nil {
+		return fmt.Errorf("ring 0: make fan-out group: %w", err)
+	}
+	id, err := unix.GetsockoptInt(handles[0].fd, unix.SOL_PACKET, unix.PACKET_FANOUT)
+	if err != nil {
+		return fmt.Errorf("ring 0: read fan-out group: %w", err)
+	}
+	for i, h := range handles[1:] {
+		if err := h.tp.SetFanout(hash, uint16(id)); err != nil {
+			return fmt.Errorf("ring %d: join fan-out group: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// block enters the next block and returns how many frames it holds, each of which has to
+// be taken with frame; 0 when there is no block yet, and then it is time for wait.
+func (h *handle) block() (int, error) {
+	if !h.ring.ready() {
+		// The library gives a block back only when it is asked for the next. It must not be
+		// asked before the kernel has opened that one for the first time.
+		if !h.held || !h.ring.opened() {
+			return 0, nil
+		}
+		h.held = false
+		var err error
+		h.data, h.info, err = h.tp.ZeroCopyReadPacketData()
+		if err != nil {
+			return 0, nil // there is none: as expected
+		}
+		h.read = true // a block came meanwhile
+		if !h.ring.ready() {
+			return 0, errOutOfStep
+		}
+	}
+	n := h.ring.begin()
+	if n == 0 {
+		return 0, errOutOfStep // the kernel hands no empty block over
+	}
+	return n, nil
+}
+
+// frame fills in f with the next frame of the block, but for its number; last says that
+// none follows. f.Data holds until the next call of block or frame. It returns false for
+// a frame that came before the filter.
+func (h *handle) frame(f *decode.Frame, last bool) (ok bool, err error) {
+	f.VLAN, f.HasVLAN = h.ring.tag()
+	if !h.read {
+		if h.data, h.info, err = h.tp.ZeroCopyReadPacketData(); err != nil {
+			return false, fmt.Errorf("%w: %w", errOutOfStep, err)
+		}
+	}
+	h.read = false
+	if !h.ring.passed(h.data) {
+		return false, errOutOfStep
+	}
+	if last {
+		h.ring.end()
+		h.held = true
+	}
+	f.Data, f.Len = h.data, max(h.info.Length, len(h.data))
+	f.Time = event.TimeOf(h.info.Timestamp)
+	f.Link, f.Point = h.link, h.point
+	// The ring holds frames in the order they were let in: the first that the filter let in
+	// is the end of those that came before it.
+	h.filtered = h.filtered || f.Time >= h.on
+	return h.filtered, nil
+}
+
+// wait waits for a block, at most pollMillis. It returns errLinkDown once for each time
+// the link goes down, and errGone when the interface is no more and the ring is empty.
+func (h *handle) wait() error {
+	n, err := unix.Poll(h.poll[:], pollMillis)
+	switch {
+	case errors.Is(err, unix.EINTR):
+		return nil
+	case err != nil:
+		return fmt.Errorf("poll: %w", err)
+	case n == 0:
+		h.filtered = true // nothing is left of what came before the filter
+		return h.bound()
+	case h.poll[0].Revents&^unix.POLLIN == 0:
+		return nil
+	}
+	// Until the error has been read, no poll would wait.
+	code, err := unix.GetsockoptInt(h.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	switch errno := unix.Errno(code); {
+	case err != nil:
+		return fmt.Errorf("read socket error: %w", err)
+	case errno == 0:
+		return nil
+	case errno == unix.ENETDOWN:
+		return errLinkDown // or gone: the next calls will find out
+	default:
+		return fmt.Errorf("poll: %w", errno)
+	}
+}
+
+// bound returns errGone when the interface has been removed: the kernel forgets its index then.
+func (h *handle) bound() error {
+	a, err := unix.Getsockname(h.fd)
+	if err != nil {
+		return fmt.Errorf("read socket address: %w", err)
+	}
+	if a, ok := a.(*unix.SockaddrLinklayer); ok && a.Ifindex <= 0 {
+		return errGone
+	}
+	return nil
+}
+
+// count adds to n what the kernel counted since the last call. Its counters have 32 bits
+// and include the dropped frames in the received.
+func (h *handle) count(n *RingStats) error {
+	_, s, err := h.tp.SocketStats()
+	if err != nil {
+		return fmt.Errorf("read counters: %w", err)
+	}
+	now := kernelStats{uint32(s.Packets()), uint32(s.Drops()), uint32(s.QueueFreezes())}
+	drops := now.drops - h.lastStats.drops
+	n.Received += uint64(now.packets - h.lastStats.packets - drops)
+	n.Dropped += uint64(drops)
+	n.Frozen += uint64(now.freezes - h.lastStats.freezes)
+	h.lastStats = now
+	return nil
+}
+
+func (h *handle) close() { h.tp.Close() }

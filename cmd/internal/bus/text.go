@@ -313,7 +313,7 @@ func perDayText(perDay float64, level string) string {
 	case !(perDay > 0):
 		return "no such " + level
 	case perDay >= 1:
-		return fmt.Sprintf("%s such %ss a day", bigText(perDay), level)
+		return fmt.Sprintf("%s such %s a day", bigText(perDay), several(level))
 	}
 	days := 1 / perDay
 	if days < 730 {
@@ -324,14 +324,21 @@ func perDayText(perDay float64, level string) string {
 
 // plural writes a count and what is counted.
 func plural(n uint64, what string) string {
-	switch {
-	case n == 1:
-	case strings.HasSuffix(what, "is"):
-		what = strings.TrimSuffix(what, "is") + "es"
-	default:
-		what += "s"
+	if n != 1 {
+		what = several(what)
 	}
 	return count(n) + " " + what
+}
+
+// several returns the plural of what.
+func several(what string) string {
+	switch {
+	case strings.HasSuffix(what, "is"):
+		return strings.TrimSuffix(what, "is") + "es"
+	case strings.HasSuffix(what, "ch"):
+		return what + "es"
+	}
+	return what + "s"
 }
 
 // count writes n with commas.

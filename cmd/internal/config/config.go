@@ -1,0 +1,125 @@
+// Package config gathers what Portolan's commands can be told: by flag, by PORTOLAN_*
+// environment variable, by a YAML file, or not at all. Each value remembers where it came
+// from. The first of these that speaks wins.
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"portolan/correlate"
+	"portolan/sensor"
+)
+
+// DefaultFile is read when it exists and neither --config nor PORTOLAN_CONFIG names
+// another file.
+const DefaultFile = "/etc/portolan/portolan.yaml"
+
+// Config is the outcome of Load: everything the commands can be told.
+type Config struct {
+	Sensor    string        // name of this sensor in messages and subjects: one subject token
+	Device    []string      // network devices to capture on; empty: none was named
+	Capture   sensor.Config // for each device; Device, Point and Logger are left to the caller
+	NATS      NATS
+	StateDir  string // the embedded server's streams
+	Correlate correlate.Config
+
+	file   string            // that was read; "" for none
+	origin map[string]string // by key; keys that are missing have their default
+}
+
+// NATS says how to reach a server. An empty URL means the one inside the process.
+type NATS struct {
+	URL   string
+	Creds string // path of a credentials file
+	NKey  string // path of a file with an NKey seed
+	CA    string // path of the PEM certificates that the server's chain must end in
+	Cert  string // path of the client's PEM certificate
+	Key   string // path of the client's PEM key
+
+	Listen         string // where the server inside the process listens; empty: it does not
+	ListenPassword string // lets its user "portolan" do everything from there
+}
+
+// Default returns what holds when nobody said anything. Hostname, user and environment
+// decide the sensor's name and the state directory.
+func Default() Config {
+	return Config{
+		Sensor:    defaultSensor(),
+		Capture:   sensor.DefaultConfig(),
+		NATS:      NATS{Listen: "127.0.0.1:4222"},
+		StateDir:  defaultStateDir(os.Geteuid(), os.Getenv),
+		Correlate: correlate.DefaultConfig(),
+	}
+}
+
+// File returns the path of the file that was read, "" for none.
+func (c *Config) File() string { return c.file }
+
+// Origin says where the value of a key came from: "default", "FILE:LINE",
+// "environment NAME" or "flag --NAME".
+func (c *Config) Origin(key string) string {
+	if o, ok := c.origin[key]; ok {
+		return o
+	}
+	return "default"
+}
+
+var sensorName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// Validate checks what no value shows by itself. The error names the key.
+func (c *Config) Validate() error {
+	if !sensorName.MatchString(c.Sensor) {
+		return fmt.Errorf("sensor: %q is not a name of 1 to 64 letters, digits, - and _", c.Sensor)
+	}
+	if (c.NATS.Cert == "") != (c.NATS.Key == "") {
+		return fmt.Errorf("nats.cert and nats.key: one without the other")
+	}
+	if c.NATS.Creds != "" && c.NATS.NKey != "" {
+		return fmt.Errorf("nats.creds and nats.nkey: only one of them can be used")
+	}
+	if c.Correlate.Watch > c.Correlate.Alert {
+		return fmt.Errorf("watch: %g is above alert, %g", c.Correlate.Watch, c.Correlate.Alert)
+	}
+	return c.Correlate.Validate()
+}
+
+// defaultSensor returns the host's name up to its first dot, as a subject token.
+func defaultSensor() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "portolan"
+	}
+	name, _, _ = strings.Cut(strings.ToLower(name), ".")
+	name = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '_' {
+			return r
+		}
+		return '-'
+	}, name)
+	name = strings.Trim(name, "-")
+	if name == "" {
+		return "portolan"
+	}
+	return name[:min(len(name), 64)]
+}
+
+// defaultStateDir follows systemd's StateDirectory=, then the usual places.
+func defaultStateDir(euid int, getenv func(string) string) string {
+	if dir, _, _ := strings.Cut(getenv("STATE_DIRECTORY"), ":"); dir != "" {
+		return dir
+	}
+	if euid == 0 {
+		return "/var/lib/portolan"
+	}
+	if dir := getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "portolan")
+	}
+	if home := getenv("HOME"); home != "" {
+		return filepath.Join(home, ".local", "state", "portolan")
+	}
+	return "portolan-data"
+}

@@ -1,0 +1,145 @@
+package config
+
+import (
+	"net/url"
+	"strings"
+)
+
+// Setting is one key that can be set.
+type Setting struct {
+	Key  string // as in the file, groups joined with a dot: "nats.url"
+	Flag string // name of the flag, without dashes; "" when there is none
+	Arg  string // what stands for the value in help: "URL"
+	Help string // what it does, in the words of help
+	None string // what an empty value means, for help; "" when it is never empty
+
+	field func(*Config) value
+	shown func(string) string // takes secrets out; nil when there can be none
+}
+
+// Env returns the name of the environment variable that sets the key.
+func (s *Setting) Env() string {
+	return "PORTOLAN_" + strings.ToUpper(strings.ReplaceAll(s.Key, ".", "_"))
+}
+
+// Check says whether text can be this setting's value.
+func (s *Setting) Check(text string) error {
+	scratch := Default()
+	return s.field(&scratch).Set(text)
+}
+
+// Show returns the value that c holds as text, with secrets taken out.
+func (s *Setting) Show(c *Config) string {
+	text := s.field(c).String()
+	if s.shown != nil {
+		text = s.shown(text)
+	}
+	return text
+}
+
+// Settings returns all keys in the order in which they are shown.
+func Settings() []Setting {
+	return []Setting{
+		{Key: "sensor", Flag: "sensor", Arg: "NAME", Help: "name of this sensor in messages and subjects",
+			field: func(c *Config) value { return (*word)(&c.Sensor) }},
+		{Key: "device", Flag: "i", Arg: "DEVICE", Help: "network device to capture on; several with commas", None: "none",
+			field: func(c *Config) value { return (*list)(&c.Device) }},
+		{Key: "rings", Flag: "rings", Arg: "N", Help: "capture rings on each device, one goroutine each",
+			field: func(c *Config) value { return &count{&c.Capture.Rings, 1, 64} }},
+		{Key: "block_timeout", Flag: "block-timeout", Arg: "TIME",
+			Help:  "longest time that the kernel holds frames back to fill a block, in whole milliseconds",
+			field: func(c *Config) value { return &duration{&c.Capture.BlockTimeout, 1e6, 1e9} }},
+		{Key: "ignore_outgoing", Flag: "ignore-outgoing", Arg: "BOOL", Help: "leave out what this host itself sends through the device",
+			field: func(c *Config) value { return (*boolean)(&c.Capture.IgnoreOutgoing) }},
+		{Key: "nats.url", Flag: "nats", Arg: "URL", Help: "NATS server, such as nats://hub:4222 or tls://hub:4222", None: "one inside the process",
+			field: func(c *Config) value { return (*word)(&c.NATS.URL) }, shown: redactURLs},
+		{Key: "nats.creds", Flag: "creds", Arg: "FILE", Help: "NATS credentials file", None: "none",
+			field: func(c *Config) value { return (*word)(&c.NATS.Creds) }},
+		{Key: "nats.nkey", Flag: "nkey", Arg: "FILE", Help: "file with the NKey seed for NATS", None: "none",
+			field: func(c *Config) value { return (*word)(&c.NATS.NKey) }, shown: redactSeed},
+		{Key: "nats.ca", Flag: "ca", Arg: "FILE", Help: "PEM certificates that the NATS server's chain must end in", None: "the system's",
+			field: func(c *Config) value { return (*word)(&c.NATS.CA) }},
+		{Key: "nats.cert", Flag: "cert", Arg: "FILE", Help: "PEM certificate of this client, for mutual TLS with NATS", None: "none",
+			field: func(c *Config) value { return (*word)(&c.NATS.Cert) }},
+		{Key: "nats.key", Flag: "key", Arg: "FILE", Help: "PEM key that belongs to --cert", None: "none",
+			field: func(c *Config) value { return (*word)(&c.NATS.Key) }},
+		{Key: "nats.listen", Flag: "listen", Arg: "HOST:PORT", None: "inside the process only",
+			Help:  "where the NATS server inside the process listens for subscribers, who may read hits",
+			field: func(c *Config) value { return (*word)(&c.NATS.Listen) }},
+		{Key: "nats.listen_password", None: "none",
+			Help:  "lets user portolan do everything there, from other hosts too",
+			field: func(c *Config) value { return (*word)(&c.NATS.ListenPassword) }, shown: hide},
+		{Key: "state_dir", Flag: "state-dir", Arg: "DIR", Help: "where the embedded NATS server keeps its streams",
+			field: func(c *Config) value { return (*word)(&c.StateDir) }},
+		{Key: "alert", Flag: "alert", Arg: "E", Help: "e-value from which a hit is an alert",
+			field: func(c *Config) value { return &number{&c.Correlate.Alert, 10} }},
+		{Key: "watch", Flag: "watch", Arg: "E", Help: "e-value from which a hit is worth a watch",
+			field: func(c *Config) value { return &number{&c.Correlate.Watch, 10} }},
+		{Key: "address_window", Flag: "address-window", Arg: "TIME",
+			Help:  "how long an answer explains a calculated destination; its TTL if that is longer",
+			field: func(c *Config) value { return &duration{&c.Correlate.AddressWindow, 1e9, 24 * 3600e9} }},
+		{Key: "port_window", Flag: "port-window", Arg: "TIME",
+			Help:  "how long an answer explains a calculated port; its TTL if that is longer",
+			field: func(c *Config) value { return &duration{&c.Correlate.PortWindow, 1e9, 24 * 3600e9} }},
+		{Key: "max_ttl", Flag: "max-ttl", Arg: "TIME", Help: "longest TTL that stretches those windows",
+			field: func(c *Config) value { return &duration{&c.Correlate.MaxTTL, 0, 7 * 24 * 3600e9} }},
+		{Key: "hold", Flag: "hold", Arg: "TIME", Help: "how long an event may be late before what it belongs to is final",
+			field: func(c *Config) value { return &duration{&c.Correlate.Hold, 1e6, 60e9} }},
+		{Key: "memory", Flag: "memory", Arg: "SIZE", Help: "bytes for the table of clients, such as 256MiB",
+			field: func(c *Config) value { return &size{&c.Correlate.MemoryBytes, 1 << 20, 1 << 40} }},
+		{Key: "answers_per_client", Flag: "answers-per-client", Arg: "N", Help: "answers remembered for each client",
+			field: func(c *Config) value { return &count{&c.Correlate.AnswersPerClient, 4, 1024} }},
+		{Key: "pending_per_client", Flag: "pending-per-client", Arg: "N", Help: "connections of each client that wait for late answers",
+			field: func(c *Config) value { return &count{&c.Correlate.PendingPerClient, 4, 1024} }},
+		{Key: "ephemeral_port_range", Flag: "ephemeral-port-range", Arg: "FROM-TO",
+			Help:  "ports that formulas are tried on (AN0729's EphemeralPortRange)",
+			field: func(c *Config) value { return (*portRange)(&c.Correlate.EphemeralPortRange) }},
+		{Key: "resolver_whitelist", Flag: "resolver-whitelist", Arg: "PREFIXES", None: "none",
+			Help: "resolvers whose answers explain connections but are never calculated with (AN0729's ResolverWhitelist); " +
+				"addresses or prefixes, with commas",
+			field: func(c *Config) value { return (*prefixes)(&c.Correlate.ResolverWhitelist) }},
+	}
+}
+
+// Find returns the setting with the key, or nil.
+func Find(key string) *Setting {
+	all := Settings()
+	for i := range all {
+		if all[i].Key == key {
+			return &all[i]
+		}
+	}
+	return nil
+}
+
+// redactURLs takes passwords and tokens out of a list of URLs with commas.
+func redactURLs(text string) string {
+	urls := strings.Split(text, ",")
+	for i, s := range urls {
+		u, err := url.Parse(strings.TrimSpace(s))
+		switch {
+		case err != nil && strings.Contains(s, "@"):
+			urls[i] = "(hidden)"
+		case err == nil && u.User != nil:
+			u.User = url.User("hidden")
+			urls[i] = u.String()
+		}
+	}
+	return strings.Join(urls, ",")
+}
+
+// hide hides any text.
+func hide(text string) string {
+	if text == "" {
+		return ""
+	}
+	return "(hidden)"
+}
+
+// redactSeed hides a seed that stands where the path of its file belongs.
+func redactSeed(text string) string {
+	if len(text) >= 50 && strings.HasPrefix(text, "S") && !strings.ContainsAny(text, "/.") {
+		return "(hidden)"
+	}
+	return text
+}

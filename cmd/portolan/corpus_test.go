@@ -1,0 +1,82 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// corpus returns the captures of public projects that lie beside the repository.
+func corpus(t *testing.T) []string {
+	t.Helper()
+	dir := filepath.Join("..", "..", "..", "shared", "captures")
+	index, err := os.ReadFile(filepath.Join(dir, "INDEX.tsv"))
+	if err != nil {
+		if os.Getenv("PORTOLAN_LIVE") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	var paths []string
+	for line := range strings.Lines(string(index)) {
+		name, _, _ := strings.Cut(line, "\t")
+		if path := filepath.Join(dir, name); strings.Contains(name, ".") {
+			if _, err := os.Stat(path); err == nil {
+				paths = append(paths, path)
+			}
+		}
+	}
+	const least = 100 // of 165, in case the index changes
+	if len(paths) < least {
+		t.Fatalf("%d captures found in %s", len(paths), dir)
+	}
+	return paths
+}
+
+// TestNoHitOnRealTraffic: none of the corpus holds a calculation, so nothing may be printed.
+func TestNoHitOnRealTraffic(t *testing.T) {
+	for _, path := range corpus(t) {
+		var stdout, stderr bytes.Buffer
+		p := &program{stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr}
+		if status := p.run(t.Context(), []string{"replay", path}); status == exitUsage {
+			t.Errorf("%s: status %d\n%s", path, status, &stderr)
+		}
+		if stdout.Len() > 0 {
+			t.Errorf("%s: hit on innocent traffic:\n%s", path, &stdout)
+		}
+	}
+}
+
+// TestEventsSurviveRealTraffic: every capture of the corpus is read to its end, whatever
+// it holds, and its frames are accounted for.
+func TestEventsSurviveRealTraffic(t *testing.T) {
+	paths := corpus(t)
+	files := 0
+	for line := range strings.Lines(outputOf(t, append([]string{"events"}, paths...)...)) {
+		if !strings.HasPrefix(line, `{"k":"file"`) {
+			continue
+		}
+		files++
+		var r struct {
+			File    string
+			Frames  int
+			Reasons map[string]int
+		}
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatalf("%v in %s", err, line)
+		}
+		sum := 0
+		for _, n := range r.Reasons {
+			sum += n
+		}
+		if sum != r.Frames {
+			t.Errorf("%s: reasons add up to %d of %d frames", r.File, sum, r.Frames)
+		}
+	}
+	if files != len(paths) {
+		t.Errorf("%d captures summed up, want %d", files, len(paths))
+	}
+}

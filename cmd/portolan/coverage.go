@@ -1,0 +1,133 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"portolan/cmd/internal/bus"
+	"portolan/correlate"
+	"portolan/sensor"
+	"portolan/sensor/decode"
+)
+
+// coverage is what could be judged, and what not. It is the same for a mirror port and for
+// a capture file, except that a file does not tell what was lost before it was written.
+type coverage struct {
+	verdict    string
+	why        []string
+	loss       bus.Loss
+	directions bus.Directions
+}
+
+// The bounds of a good verdict.
+const (
+	tolerableLoss      = 0.001 // share of frames
+	tolerableExplained = 0.2   // least share of connections to an address that a lookup gave
+	enoughConnections  = 100   // before that share says anything
+)
+
+// assess says how far what was seen can be judged.
+func assess(s *sensor.Stats, c *correlate.Stats, lostMessages uint64) coverage {
+	n := &s.Counters
+	v := coverage{
+		loss: bus.Loss{
+			Decoder:    n.StartsEvicted + n.FlowsEvicted + n.FragmentsEvicted + n.StreamsEvicted + n.StreamsCut,
+			Correlator: c.EvictedClients + c.EvictedAnswers + c.EvictedEvidence + c.Refused,
+			Queue:      lostMessages,
+		},
+		directions: bus.Directions{DNS: bus.Direction(n.Queries, n.Responses), TCP: bus.Direction(n.SYN, n.SYNACK)},
+	}
+	if len(s.Rings) == 0 {
+		v.loss.Unknown = []string{"before the capture was written"}
+	}
+	for _, r := range s.Rings {
+		v.loss.Ring += r.Dropped
+	}
+	v.loss.NIC = s.Interface.Missed + s.Interface.Dropped
+
+	if lost := v.loss.NIC + v.loss.Ring; share(lost, s.Frames+lost) > tolerableLoss {
+		v.because("%s of frames lost", percent(share(lost, s.Frames+lost)))
+	}
+	switch {
+	case n.Responses == 0 && n.Queries > 0:
+		v.because("DNS queries but no responses seen: the mirror shows one direction")
+	case n.Responses == 0:
+		v.because("no DNS responses seen: encrypted, cached, or not on this path")
+	case n.Queries == 0:
+		v.because("DNS responses but no queries seen: the mirror shows one direction")
+	}
+	switch v.directions.TCP {
+	case bus.FromClient:
+		v.because("TCP seen from clients only")
+	case bus.ToClient:
+		v.because("TCP seen to clients only")
+	}
+	if explained := share(c.Explained, c.Connections); c.Connections >= enoughConnections && explained < tolerableExplained {
+		v.because("a lookup seen here explains only %s of connections: encrypted DNS, caches, or a resolver behind the mirror",
+			percent(explained))
+	}
+	if v.loss.Decoder > 0 {
+		v.because("the decoder's tables were too small %s", count(v.loss.Decoder, "time", "times"))
+	}
+	if v.loss.Correlator > 0 {
+		v.because("%s made room for others early", count(v.loss.Correlator, "remembered fact", "remembered facts"))
+	}
+	if v.loss.Queue > 0 {
+		v.because("%s lost before NATS", count(v.loss.Queue, "message", "messages"))
+	}
+	if s.Incomplete != "" {
+		v.because("the capture ends early")
+	}
+	v.verdict = bus.Good
+	if len(v.why) > 0 {
+		v.verdict = bus.Partial
+	}
+	return v
+}
+
+func (v *coverage) because(format string, args ...any) {
+	v.why = append(v.why, fmt.Sprintf(format, args...))
+}
+
+func share(part, whole uint64) float64 {
+	if whole == 0 {
+		return 0
+	}
+	return float64(part) / float64(whole)
+}
+
+// leastSpan is the shortest time over which a rate of trials is taken.
+const leastSpan = time.Minute
+
+// expectedFalse bounds how many hits chance makes a day at each level: a client that makes
+// n trials reaches the threshold 1/α by chance at most n·α times (package evidence).
+func expectedFalse(cfg *correlate.Config, c *correlate.Stats, span time.Duration) (perDay [correlate.Alert + 1]float64) {
+	trials := float64(c.PortTrials+c.AddressTrials) * float64(24*time.Hour) / float64(max(span, leastSpan))
+	perDay[correlate.Watch] = trials / cfg.Watch
+	perDay[correlate.Alert] = trials / cfg.Alert
+	return perDay
+}
+
+// context returns what a message says of the sensor, for hits of each level alike.
+func (v *coverage) context(sensorName, device string) bus.Context {
+	return bus.Context{
+		Sensor:     sensorName,
+		Version:    thisBuild().Version,
+		Device:     device,
+		Verdict:    v.verdict,
+		Why:        v.why,
+		Loss:       v.loss,
+		Directions: v.directions,
+	}
+}
+
+// reasonCounts returns the reasons that occurred, by name.
+func reasonCounts(reasons *[decode.NumReasons]uint64) map[string]uint64 {
+	m := map[string]uint64{}
+	for r := range decode.NumReasons {
+		if n := reasons[r]; n > 0 {
+			m[r.String()] = n
+		}
+	}
+	return m
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"syscall"
+	"time"
+
+	"portolan/cmd/internal/bus"
+	"portolan/cmd/internal/config"
+)
+
+// hitWriter writes hits: for people with an empty line between two, or as JSON, one a line.
+type hitWriter struct {
+	to     *bufio.Writer
+	json   bool
+	color  bool
+	before func() // called before anything is written; may be nil
+	wrote  bool
+}
+
+// write writes one hit and flushes it.
+func (w *hitWriter) write(m *bus.Message) error {
+	if w.before != nil {
+		w.before()
+	}
+	err := w.hit(m)
+	if err == nil {
+		err = w.to.Flush()
+	}
+	if err != nil {
+		return fmt.Errorf("write hit: %w", err)
+	}
+	return nil
+}
+
+func (w *hitWriter) hit(m *bus.Message) error {
+	if w.json {
+		b, err := m.Encode()
+		if err != nil {
+			return err
+		}
+		_, err = w.to.Write(append(b, '\n'))
+		return err
+	}
+	if w.wrote {
+		if err := w.to.WriteByte('\n'); err != nil {
+			return err
+		}
+	}
+	w.wrote = true
+	return m.WriteText(w.to, w.color)
+}
+
+// openBus connects to the server that cfg names, or starts the embedded one.
+func openBus(ctx context.Context, cfg *config.Config, log *slog.Logger) (*bus.Bus, error) {
+	c := bus.DefaultConfig()
+	c.Name = cfg.Sensor
+	c.URL, c.Creds, c.NKey = cfg.NATS.URL, cfg.NATS.Creds, cfg.NATS.NKey
+	c.CA, c.Cert, c.Key = cfg.NATS.CA, cfg.NATS.Cert, cfg.NATS.Key
+	c.StateDir = cfg.StateDir
+	if c.URL == "" {
+		c.Listen, c.ListenPassword = cfg.NATS.Listen, cfg.NATS.ListenPassword
+	}
+	c.Log = log
+	b, err := bus.Open(ctx, c)
+	return b, withHint(err, busHint(&c, err))
+}
+
+// busHint returns a remedy for an error of bus.Open, or "".
+func busHint(c *bus.Config, err error) string {
+	var lookup *net.DNSError
+	var denied *bus.DeniedError
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, bus.ErrInUse):
+		return "another portolan run has it; give this one another --state-dir and --listen"
+	case c.URL == "":
+		return "the server inside the process needs a directory to write to, --state-dir, and a free address, --listen"
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "no NATS server answers there; check host and port, or leave --nats out to use the one inside portolan run"
+	case errors.As(err, &lookup):
+		return "the host in --nats does not resolve"
+	case errors.As(err, &denied):
+		return "the server's permissions for this user are too narrow; deploy/nats lists what sensor and subscriber need"
+	case errors.Is(err, fs.ErrNotExist):
+		return "check the path of the file"
+	}
+	return "--creds or --nkey say who connects; --ca, --cert and --key are for TLS"
+}
+
+// flushTimeout is how long the server may take to make room.
+const flushTimeout = 30 * time.Second
+
+// publishAll publishes a message and waits for room when there is none: a replay has time.
+func publishAll(b *bus.Bus, m *bus.Message) error {
+	err := b.Publish(m)
+	if !errors.Is(err, bus.ErrQueueFull) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	if err := b.Flush(ctx); err != nil {
+		return err
+	}
+	return b.Publish(m)
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"portolan/cmd/internal/bus"
+	"portolan/correlate"
+	"portolan/sensor"
+	"portolan/sensor/decode"
+)
+
+// When the monitor speaks.
+const (
+	coverageLineAfter = 5 * time.Second // for a first impression of the traffic
+	heartbeatEvery    = 10 * time.Second
+	recordEvery       = time.Minute
+)
+
+// monitor looks at a pipeline each second: it tells messages what could be judged, prints
+// the coverage line, and publishes heartbeats and coverage records. One goroutine at a
+// time may use it.
+type monitor struct {
+	line    *pipeline
+	sensors []*sensor.Sensor
+	to      io.Writer // for the coverage line
+	log     *slog.Logger
+
+	start     time.Time
+	printed   bool
+	verdict   string // of the last look
+	heartbeat time.Time
+	record    time.Time
+	last      snapshot // when the last record was made
+}
+
+// snapshot is what all parts had counted at one moment.
+type snapshot struct {
+	stats     sensor.Stats
+	correlate correlate.Stats
+	lost      uint64
+}
+
+func newMonitor(line *pipeline, sensors []*sensor.Sensor, to io.Writer, log *slog.Logger) *monitor {
+	now := time.Now()
+	return &monitor{line: line, sensors: sensors, to: to, log: log, start: now, heartbeat: now, record: now}
+}
+
+func (m *monitor) snapshot() snapshot {
+	s := snapshot{correlate: m.line.correlator.Stats(), lost: m.line.lostMessages()}
+	for _, x := range m.sensors {
+		s.stats = sumStats(s.stats, x.Stats())
+	}
+	return s
+}
+
+// look is called each second.
+func (m *monitor) look() {
+	now, s := time.Now(), m.snapshot()
+	v := assess(&s.stats, &s.correlate, s.lost)
+	c := v.context(m.line.cfg.Sensor, m.line.device)
+	m.line.context.Store(&c)
+	perDay := expectedFalse(&m.line.cfg.Correlate, &s.correlate, now.Sub(m.start))
+	m.line.perDay.Store(&perDay)
+
+	if !m.printed && now.Sub(m.start) >= coverageLineAfter {
+		m.printed, m.verdict = true, v.verdict
+		fmt.Fprintln(m.to, m.coverageLine(&s, &v, now.Sub(m.start)))
+	}
+	if m.printed && v.verdict != m.verdict {
+		m.verdict = v.verdict
+		m.log.Info("coverage changed", "verdict", v.verdict, "why", strings.Join(v.why, "; "))
+	}
+	if now.Sub(m.heartbeat) >= heartbeatEvery {
+		m.heartbeat = now
+		if err := m.line.bus.PublishStat(m.stat(now, &s, &v)); err != nil {
+			m.log.Warn("heartbeat not sent", "error", err)
+		}
+	}
+	if now.Sub(m.record) >= recordEvery {
+		m.publishRecord(now, &s)
+	}
+}
+
+// coverageLine says what is seen here, on one line.
+func (m *monitor) coverageLine(s *snapshot, v *coverage, span time.Duration) string {
+	rate := float64(s.stats.Counters.Responses) / span.Seconds()
+	zones := m.line.zoneTexts()
+	slices.Sort(zones)
+	zoneText := "no zones yet"
+	if n := len(zones); n > 0 {
+		zoneText = "zones " + strings.Join(zones[:min(n, 4)], " ")
+		if n > 4 {
+			zoneText += fmt.Sprintf(" and %d more", n-4)
+		}
+	}
+	lost := v.loss.NIC + v.loss.Ring
+	return fmt.Sprintf("coverage: %s  %s, kernel filter on, %s, %s, DNS %s, TCP %s, %.3g DNS answers/s, %d of %d frames lost",
+		v.text(), m.line.device, count(len(s.stats.Rings), "ring", "rings"), zoneText,
+		v.directions.DNS, v.directions.TCP, rate, lost, s.stats.Frames+lost)
+}
+
+func (m *monitor) stat(now time.Time, s *snapshot, v *coverage) *bus.Stat {
+	hits := uint64(0)
+	for _, n := range s.correlate.Final {
+		hits += n
+	}
+	return &bus.Stat{
+		Schema: bus.StatSchema, Time: now.UTC(), Sensor: m.line.cfg.Sensor, Version: thisBuild().Version,
+		Verdict: v.verdict, Uptime: now.Sub(m.start).Seconds(), Frames: s.stats.Frames, Hits: hits,
+		Published: m.line.bus.PublishStats(),
+	}
+}
+
+// publishRecord publishes what happened since the last record.
+func (m *monitor) publishRecord(now time.Time, s *snapshot) {
+	d := s.since(&m.last)
+	v := assess(&d.stats, &d.correlate, d.lost)
+	hits := map[string]uint64{}
+	for level := correlate.Lead; level <= correlate.Alert; level++ {
+		hits[level.String()] = d.correlate.Final[level]
+	}
+	err := m.line.bus.PublishCoverage(&bus.CoverageRecord{
+		Schema: bus.CoverSchema, Time: now.UTC(), Sensor: m.line.cfg.Sensor, Version: thisBuild().Version,
+		Device: m.line.device, Interval: now.Sub(m.record).Seconds(),
+		Verdict: v.verdict, Why: v.why, Loss: v.loss, Directions: v.directions,
+		Frames: d.stats.Frames, Bytes: d.stats.Bytes, Reasons: reasonCounts(&d.stats.Reasons),
+		Lookups: d.correlate.Lookups, Connections: d.correlate.Connections, Hits: hits,
+		Published: m.line.bus.PublishStats(),
+	})
+	if err != nil {
+		m.log.Warn("coverage record not sent", "error", err)
+	}
+	m.record, m.last = now, *s
+}
+
+// finish publishes the last record and prints what it all came to.
+func (m *monitor) finish() error {
+	s := m.snapshot()
+	m.publishRecord(time.Now(), &s)
+	v := assess(&s.stats, &s.correlate, s.lost)
+	sum := summary{stats: s.stats, names: []string{m.line.device}, hits: s.correlate.Final}
+	return sum.write(m.to, &s.correlate, &v)
+}
+
+// sumStats adds the statistics of two sensors.
+func sumStats(a, b sensor.Stats) sensor.Stats {
+	if a.Frames == 0 {
+		a.First, a.Last = b.First, b.Last
+	} else if b.Frames > 0 {
+		a.First, a.Last = min(a.First, b.First), max(a.Last, b.Last)
+	}
+	a.Frames += b.Frames
+	a.Bytes += b.Bytes
+	a.CapturedBytes += b.CapturedBytes
+	a.Truncated += b.Truncated
+	for r := range decode.NumReasons {
+		a.Reasons[r] += b.Reasons[r]
+	}
+	a.Rings = append(slices.Clone(a.Rings), b.Rings...)
+	a.Interface.Dropped += b.Interface.Dropped
+	a.Interface.Missed += b.Interface.Missed
+	a.Interface.Errors += b.Interface.Errors
+	a.Counters = addCounters(a.Counters, b.Counters, 1)
+	return a
+}
+
+// since returns what was counted after the moment of o.
+func (s *snapshot) since(o *snapshot) snapshot {
+	d := *s
+	d.lost -= o.lost
+	d.stats.Frames -= o.stats.Frames
+	d.stats.Bytes -= o.stats.Bytes
+	d.stats.CapturedBytes -= o.stats.CapturedBytes
+	d.stats.Truncated -= o.stats.Truncated
+	for r := range decode.NumReasons {
+		d.stats.Reasons[r] -= o.stats.Reasons[r]
+	}
+	d.stats.Rings = slices.Clone(d.stats.Rings)
+	for i := range o.stats.Rings {
+		d.stats.Rings[i].Dropped -= o.stats.Rings[i].Dropped
+	}
+	d.stats.Interface.Dropped -= o.stats.Interface.Dropped
+	d.stats.Interface.Missed -= o.stats.Interface.Missed
+	d.stats.Counters = addCounters(d.stats.Counters, o.stats.Counters, ^uint64(0))
+	c, p := &d.correlate, &o.correlate
+	c.Lookups -= p.Lookups
+	c.Connections -= p.Connections
+	c.Explained -= p.Explained
+	c.EvictedClients -= p.EvictedClients
+	c.EvictedAnswers -= p.EvictedAnswers
+	c.EvictedEvidence -= p.EvictedEvidence
+	c.Refused -= p.Refused
+	for i := range c.Final {
+		c.Final[i] -= p.Final[i]
+	}
+	return d
+}
+
+// addCounters adds the counters that coverage uses, those of b times sign (1, or all ones for −1).
+func addCounters(a, b decode.Counters, sign uint64) decode.Counters {
+	a.Queries += sign * b.Queries
+	a.Responses += sign * b.Responses
+	a.SYN += sign * b.SYN
+	a.SYNACK += sign * b.SYNACK
+	a.StartsEvicted += sign * b.StartsEvicted
+	a.FlowsEvicted += sign * b.FlowsEvicted
+	a.FragmentsEvicted += sign * b.FragmentsEvicted
+	a.StreamsEvicted += sign * b.StreamsEvicted
+	a.StreamsCut += sign * b.StreamsCut
+	return a
+}

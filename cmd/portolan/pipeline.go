@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"portolan/cmd/internal/bus"
+	"portolan/cmd/internal/config"
+	"portolan/correlate"
+	"portolan/sensor"
+	"portolan/sensor/event"
+)
+
+// pipeline carries events from the rings through the correlator, and hits from there to
+// NATS. A ring's goroutine never waits: a hit that does not fit the queue is counted and lost.
+type pipeline struct {
+	cfg        *config.Config
+	device     string
+	correlator *correlate.Correlator
+	bus        *bus.Bus
+	show       func(*bus.Message) // sees each message after it was queued for NATS; must not block; may be nil
+
+	queue   chan correlate.Hit
+	lost    atomic.Uint64               // hits that did not fit the queue, or could not be encoded
+	context atomic.Pointer[bus.Context] // what messages say of the sensor; replaced each second
+	perDay  atomic.Pointer[[correlate.Alert + 1]float64]
+
+	mu    sync.Mutex
+	sinks []*ringSink
+}
+
+const (
+	queueHits    = 4096                   // hits that wait for the publisher
+	advanceEvery = 100 * time.Millisecond // between two looks at packet time
+	idleLag      = 500 * time.Millisecond // longer than any frame stays in the kernel: what a quiet ring cannot hold back
+)
+
+func newPipeline(cfg *config.Config, device string, b *bus.Bus, show func(*bus.Message)) (*pipeline, error) {
+	c, err := correlate.New(cfg.Correlate)
+	if err != nil {
+		return nil, err
+	}
+	l := &pipeline{
+		cfg: cfg, device: device, correlator: c, bus: b, show: show,
+		queue: make(chan correlate.Hit, queueHits),
+	}
+	l.context.Store(&bus.Context{Sensor: cfg.Sensor, Version: thisBuild().Version, Device: device})
+	l.perDay.Store(new([correlate.Alert + 1]float64))
+	return l, nil
+}
+
+// run captures until ctx ends or a sensor fails, settles what is pending, and returns when
+// every hit has been handed to the bus. Report is called each second.
+func (l *pipeline) run(ctx context.Context, sensors []*sensor.Sensor, report func()) error {
+	running, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var publishing, ticking, capturing sync.WaitGroup
+	publishing.Go(l.publish)
+	stop := make(chan struct{})
+	ticking.Go(func() { l.tick(stop, report) })
+	for _, s := range sensors {
+		capturing.Go(func() {
+			if err := s.Run(running, l.newSink); err != nil {
+				cancel(err) // one sensor that fails ends the others
+			}
+		})
+	}
+	capturing.Wait()
+	close(stop)
+	ticking.Wait()
+	for _, h := range l.correlator.Flush(nil) {
+		l.queue <- h // nothing is captured any more, so this may wait
+	}
+	close(l.queue)
+	publishing.Wait()
+	if ctx.Err() != nil {
+		return nil // being told to stop is no failure
+	}
+	return context.Cause(running)
+}
+
+// publish hands each hit to the bus until the queue is closed.
+func (l *pipeline) publish() {
+	var sequence uint64
+	for h := range l.queue {
+		c := *l.context.Load()
+		sequence++
+		c.Sequence = sequence
+		c.Created = time.Now()
+		c.ExpectedFalsePerDay = l.perDay.Load()[h.Level]
+		m := bus.NewMessage(&h, c)
+		if err := l.bus.Publish(m); err != nil && !errors.Is(err, bus.ErrQueueFull) {
+			l.lost.Add(1) // a full queue is counted by the bus
+		}
+		if l.show != nil {
+			l.show(m)
+		}
+	}
+}
+
+// give queues hits without waiting.
+func (l *pipeline) give(hits []correlate.Hit) {
+	for i := range hits {
+		select {
+		case l.queue <- hits[i]:
+		default:
+			l.lost.Add(1)
+		}
+	}
+}
+
+// tick tells the correlator how far packet time has come, and calls report each second.
+func (l *pipeline) tick(stop <-chan struct{}, report func()) {
+	t := time.NewTicker(advanceEvery)
+	defer t.Stop()
+	var hits []correlate.Hit
+	latest := event.Time(0)
+	next := time.Now().Add(time.Second)
+	for {
+		select {
+		case <-stop:
+			return
+		case now := <-t.C:
+			if reached := l.reached(event.TimeOf(now)); reached > latest {
+				latest = reached
+				hits = l.correlator.Advance(hits[:0], latest)
+				l.give(hits)
+			}
+			if now.After(next) {
+				next = now.Add(time.Second)
+				report()
+			}
+		}
+	}
+}
+
+// reached returns the time up to which all rings have delivered. A ring that is behind
+// holds it back; one that is quiet does not.
+func (l *pipeline) reached(now event.Time) event.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := now.Add(-idleLag)
+	for _, s := range l.sinks {
+		if t := event.Time(s.latest.Load()); t != s.before {
+			s.before = t
+			all = min(all, t)
+		}
+	}
+	return all
+}
+
+// newSink returns the sink of one ring, as sensor.Run wants it.
+func (l *pipeline) newSink(int) event.Sink {
+	s := &ringSink{line: l, zones: map[event.Zone]struct{}{}}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sinks = append(l.sinks, s)
+	return s
+}
+
+// zoneTexts returns where events came from, as text, each zone once.
+func (l *pipeline) zoneTexts() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seen := map[event.Zone]bool{}
+	var texts []string
+	for _, s := range l.sinks {
+		s.mu.Lock()
+		for z := range s.zones {
+			if !seen[z] {
+				seen[z] = true
+				texts = append(texts, z.String())
+			}
+		}
+		s.mu.Unlock()
+	}
+	return texts
+}
+
+// zonesShown bounds how many zones a ring remembers for the coverage line.
+const zonesShown = 64
+
+// ringSink takes the events of one ring. Its goroutine owns hits and zone.
+type ringSink struct {
+	line   *pipeline
+	hits   []correlate.Hit
+	zone   event.Zone // of the last event
+	any    bool       // zone is set
+	latest atomic.Int64
+	before event.Time // latest, when pipeline.reached looked last; under pipeline.mu
+
+	mu    sync.Mutex
+	zones map[event.Zone]struct{}
+}
+
+// Lookup correlates a lookup.
+func (s *ringSink) Lookup(l *event.Lookup) {
+	s.seen(l.Time, l.Zone)
+	s.hits = s.line.correlator.ObserveLookup(s.hits[:0], l)
+	s.line.give(s.hits)
+}
+
+// Connection correlates a connection.
+func (s *ringSink) Connection(c *event.Connection) {
+	s.seen(c.Time, c.Zone)
+	s.hits = s.line.correlator.ObserveConnection(s.hits[:0], c)
+	s.line.give(s.hits)
+}
+
+func (s *ringSink) seen(t event.Time, z event.Zone) {
+	s.latest.Store(int64(t))
+	if s.any && z == s.zone {
+		return
+	}
+	s.zone, s.any = z, true
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.zones) < zonesShown {
+		s.zones[z] = struct{}{}
+	}
+}
+
+// lostMessages counts hits that never reached NATS.
+func (l *pipeline) lostMessages() uint64 { return l.lost.Load() + l.bus.PublishStats().Lost }
+
+// deviceNames returns the devices as one name.
+func deviceNames(cfg *config.Config) string {
+	switch n := len(cfg.Device); n {
+	case 0:
+		return ""
+	case 1:
+		return cfg.Device[0]
+	default:
+		return fmt.Sprintf("%s and %d more", cfg.Device[0], n-1)
+	}
+}

@@ -1,0 +1,252 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+
+	"portolan/cmd/internal/bus"
+	"portolan/cmd/internal/config"
+	"portolan/correlate"
+	"portolan/sensor"
+	"portolan/sensor/decode"
+	"portolan/sensor/event"
+)
+
+func replayCommand() *command {
+	return &command{
+		name:  "replay",
+		brief: "looks for hits in capture files",
+		usage: []string{"portolan replay [--json] [--nats URL] FILE..."},
+		about: `Runs capture files through the same engine as a mirror port, in packet time, and prints each
+hit once, as it is when nothing can change it any more. Files are pcap or pcapng, plain or
+in gzip or zstd; - stands for standard input. Several files are read as one traffic, in the
+order given. Summary and progress go to stderr. Hits do not change the exit status.`,
+		example: []string{"portolan replay testdata/pcap/half-swap.pcap", "portolan replay --json testdata/pcap/mul-add.pcap"},
+		declare: func(o *options) action {
+			asJSON, progress := false, false
+			o.bool(&asJSON, "json", "print one hit a line, as subscribers get it")
+			o.bool(&progress, "progress", "show progress even when stderr is no terminal")
+			o.fallback = map[string]string{"nats.url": "none: hits are printed, not published"}
+			o.settings("nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "sensor", "alert", "watch",
+				"address_window", "port_window", "max_ttl", "ephemeral_port_range", "resolver_whitelist", "memory")
+			return func(ctx context.Context, p *program, args []string) error {
+				if err := captureArgs("replay", args); err != nil {
+					return err
+				}
+				cfg, err := o.load(p)
+				if err != nil {
+					return err
+				}
+				_, publish := o.override["nats.url"] // a configured server is for live hits
+				return p.replay(ctx, &cfg, args, replayOptions{asJSON, progress || p.isTerminal(p.stderr), publish})
+			}
+		},
+	}
+}
+
+type replayOptions struct{ json, progress, publish bool }
+
+// replay reads the files one after the other. A file that cannot be read does not keep the
+// next ones from being read, and the hits before an error count.
+func (p *program) replay(ctx context.Context, cfg *config.Config, paths []string, o replayOptions) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r := &replayer{
+		cfg:   cfg,
+		log:   p.stderr,
+		out:   &hitWriter{to: bufio.NewWriter(p.stdout), json: o.json, color: p.useColor(p.stdout)},
+		fail:  cancel,
+		clock: math.MinInt64,
+	}
+	if err := r.restart(); err != nil {
+		return err
+	}
+	if o.publish {
+		if r.bus, err = openBus(ctx, cfg, nil); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, r.bus.Close()) }()
+	}
+	var failed error
+	for i, path := range paths {
+		if i > 0 && r.isEarlier(ctx, path) {
+			fmt.Fprintf(p.stderr, "portolan: %s starts before what was read so far: read as another traffic\n", captureName(path))
+			if err := errors.Join(r.settle(), r.restart()); err != nil {
+				return err
+			}
+		}
+		if err := p.replayFile(ctx, r, path, o.progress); err != nil {
+			if ctx.Err() != nil {
+				failed = err
+				break
+			}
+			p.report(err)
+			failed = silent{err}
+		}
+	}
+	if err := r.settle(); err != nil {
+		return err
+	}
+	if failed == nil {
+		failed = context.Cause(ctx) // set when a hit could not be given out
+	}
+	return failed
+}
+
+func (p *program) replayFile(ctx context.Context, r *replayer, path string, progress bool) error {
+	m := p.newMeter(path, progress)
+	r.device = captureName(path)
+	r.out.before = m.clear
+	stats, err := p.readCapture(ctx, path, sensor.ReplayConfig{Decoder: r.decoder, Progress: m.show}, r)
+	m.clear()
+	if stats.Frames > 0 || err == nil {
+		r.summary.add(r.device, &stats)
+	}
+	if stats.Incomplete != "" && err == nil {
+		fmt.Fprintf(p.stderr, "portolan: %s ends early: %s; what came before counts\n", captureName(path), stats.Incomplete)
+	}
+	return err
+}
+
+// replayer is an event.Sink that hands events to the correlator and gives out the final
+// hits. Packet time drives it.
+type replayer struct {
+	cfg     *config.Config
+	log     io.Writer // for summaries
+	out     *hitWriter
+	bus     *bus.Bus // nil without --nats
+	fail    context.CancelCauseFunc
+	summary summary
+
+	decoder    *decode.Decoder
+	correlator *correlate.Correlator
+	device     string     // base name of the file
+	begin      event.Time // of this traffic; valid once clock moved
+	clock      event.Time // latest stamp
+	next       event.Time // when to advance the correlator
+	sequence   uint64
+	hits       []correlate.Hit
+}
+
+// restart begins another traffic: nothing of the one before is remembered.
+func (r *replayer) restart() (err error) {
+	r.clock, r.next, r.summary = math.MinInt64, math.MinInt64, summary{}
+	if r.decoder, err = decode.New(decode.DefaultConfig()); err != nil {
+		return err
+	}
+	r.correlator, err = correlate.New(r.cfg.Correlate)
+	return err
+}
+
+// settle ends a traffic and sums it up.
+func (r *replayer) settle() error {
+	r.hits = r.correlator.Flush(r.hits[:0])
+	r.take()
+	if len(r.summary.names) == 0 {
+		return nil // nothing could be read
+	}
+	c := r.correlator.Stats()
+	v := assess(&r.summary.stats, &c, 0)
+	if err := r.summary.write(r.log, &c, &v); err != nil {
+		return fmt.Errorf("write summary: %w", err)
+	}
+	return nil
+}
+
+// isEarlier says whether the events of the file begin before the newest so far, by more
+// than an event may be late. Standard input cannot be looked at twice.
+func (r *replayer) isEarlier(ctx context.Context, path string) bool {
+	if path == "-" {
+		return false
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false // reading will say so
+	}
+	defer f.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	first := firstEvent{found: cancel}
+	_, _ = sensor.Replay(ctx, f, sensor.DefaultReplayConfig(), &first)
+	return first.seen && first.at < r.clock-event.Time(r.cfg.Correlate.Hold)
+}
+
+// firstEvent is an event.Sink that wants one event only.
+type firstEvent struct {
+	at    event.Time
+	seen  bool
+	found context.CancelFunc
+}
+
+func (f *firstEvent) take(t event.Time) {
+	if !f.seen {
+		f.at, f.seen = t, true
+		f.found()
+	}
+}
+
+// Lookup takes the time of a lookup.
+func (f *firstEvent) Lookup(l *event.Lookup) { f.take(l.Time) }
+
+// Connection takes the time of a connection.
+func (f *firstEvent) Connection(c *event.Connection) { f.take(c.Time) }
+
+// Lookup hands a lookup to the correlator.
+func (r *replayer) Lookup(l *event.Lookup) {
+	r.tick(l.Time)
+	r.hits = r.correlator.ObserveLookup(r.hits[:0], l)
+	r.take()
+}
+
+// Connection hands a connection to the correlator.
+func (r *replayer) Connection(c *event.Connection) {
+	r.tick(c.Time)
+	r.hits = r.correlator.ObserveConnection(r.hits[:0], c)
+	r.take()
+}
+
+// tick advances the correlator each second of packet time.
+func (r *replayer) tick(t event.Time) {
+	if r.clock == math.MinInt64 {
+		r.begin = t
+	}
+	r.clock = max(r.clock, t)
+	if r.clock < r.next {
+		return
+	}
+	r.next = r.clock + 1e9
+	r.hits = r.correlator.Advance(r.hits[:0], r.clock)
+	r.take()
+}
+
+// take gives out the final hits. Packet time settles the provisional ones before anybody
+// could have acted on them.
+func (r *replayer) take() {
+	for i := range r.hits {
+		h := &r.hits[i]
+		if h.State != correlate.Final || h.Level == correlate.None {
+			continue
+		}
+		r.sequence++
+		r.summary.hits[h.Level]++
+		stats, traffic := sensor.Stats{Counters: r.decoder.Counters()}, r.correlator.Stats()
+		v := assess(&stats, &traffic, 0)
+		c := v.context(r.cfg.Sensor, r.device)
+		c.Sequence = r.sequence
+		c.ExpectedFalsePerDay = expectedFalse(&r.cfg.Correlate, &traffic, r.clock.Sub(r.begin))[h.Level]
+		m := bus.NewMessage(h, c)
+		err := r.out.write(m)
+		if err == nil && r.bus != nil {
+			err = publishAll(r.bus, m)
+		}
+		if err != nil {
+			r.fail(err)
+			return
+		}
+	}
+}

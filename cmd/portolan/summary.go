@@ -1,0 +1,129 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"portolan/correlate"
+	"portolan/sensor"
+	"portolan/sensor/decode"
+)
+
+// summary is what one traffic came to.
+type summary struct {
+	stats sensor.Stats // of all its files, or of all rings
+	names []string     // files or devices
+	hits  [correlate.Alert + 1]uint64
+}
+
+// add adds what one file of the traffic held. The decoder is the same for all of them, so
+// the newest counters hold for all.
+func (s *summary) add(name string, x *sensor.Stats) {
+	s.names = append(s.names, name)
+	t := &s.stats
+	t.Counters = x.Counters
+	t.Incomplete = cmp.Or(x.Incomplete, t.Incomplete)
+	if x.Frames == 0 {
+		return
+	}
+	if t.Frames == 0 {
+		t.First, t.Last = x.First, x.Last
+	}
+	t.First, t.Last = min(t.First, x.First), max(t.Last, x.Last)
+	t.Frames += x.Frames
+	t.Bytes += x.Bytes
+	t.CapturedBytes += x.CapturedBytes
+	t.Truncated += x.Truncated
+	for i, n := range x.Reasons {
+		t.Reasons[i] += n
+	}
+}
+
+// write writes the summary for people.
+func (s *summary) write(w io.Writer, c *correlate.Stats, v *coverage) error {
+	var b strings.Builder
+	row := func(label, format string, args ...any) {
+		const indent, column = 16, 84
+		for i, line := range wrap(fmt.Sprintf(format, args...), column) {
+			if i > 0 {
+				label = ""
+			}
+			fmt.Fprintf(&b, "  %-*s%s\n", indent-2, label, line)
+		}
+	}
+	t := &s.stats
+	fmt.Fprintf(&b, "%s: %s, %s", s.title(), count(t.Frames, "frame", "frames"), bytesText(int64(t.Bytes)))
+	if t.Frames > 0 {
+		fmt.Fprintf(&b, ", from %s UTC on for %s", t.First.UTC().Format("2006-01-02 15:04:05"), lagText(t.Last.Sub(t.First)))
+	}
+	b.WriteByte('\n')
+	if t.Frames > 0 {
+		row("frames", "%s", reasonsText(&t.Reasons))
+	}
+	row("lookups", "%d, of %s", c.Lookups, count(c.Clients, "client", "clients"))
+	row("connections", "%d; a lookup seen here explains %d of them (%s)", c.Connections, c.Explained,
+		percent(share(c.Explained, c.Connections)))
+	row("tried", "%d ports by formula, %d destinations by transform", c.PortTrials, c.AddressTrials)
+	row("hits", "%s", hitsText(&s.hits))
+	if c.Unjudged > 0 {
+		row("not judged", "%s: no lookup of the client was seen before (encrypted, cached, one direction missing), "+
+			"or the destination is none that a calculation can give", count(c.Unjudged, "connection", "connections"))
+	}
+	if t.Truncated > 0 {
+		row("cut", "%s captured shorter than on the wire", count(t.Truncated, "frame was", "frames were"))
+	}
+	if t.Incomplete != "" {
+		row("incomplete", "%s", t.Incomplete)
+	}
+	row("coverage", "%s", v.text())
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (s *summary) title() string {
+	if len(s.names) <= 3 {
+		return strings.Join(s.names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", s.names[0], len(s.names)-1)
+}
+
+// text returns the verdict with its reasons: "GOOD", "PARTIAL (why; why)".
+func (v *coverage) text() string {
+	if len(v.why) == 0 {
+		return strings.ToUpper(v.verdict)
+	}
+	return strings.ToUpper(v.verdict) + " (" + strings.Join(v.why, "; ") + ")"
+}
+
+// reasonsText lists what became of the frames, the commonest first.
+func reasonsText(reasons *[decode.NumReasons]uint64) string {
+	var order []decode.Reason
+	for r := range decode.NumReasons {
+		if reasons[r] > 0 {
+			order = append(order, r)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b decode.Reason) int { return cmp.Compare(reasons[b], reasons[a]) })
+	var list []string
+	for _, r := range order {
+		list = append(list, fmt.Sprintf("%d %s", reasons[r], r))
+	}
+	return strings.Join(list, ", ")
+}
+
+// hitsText lists hits by level, strongest first.
+func hitsText(hits *[correlate.Alert + 1]uint64) string {
+	var list []string
+	for l := correlate.Alert; l > correlate.None; l-- {
+		if n := hits[l]; n > 0 {
+			list = append(list, fmt.Sprintf("%d %s", n, l))
+		}
+	}
+	if len(list) == 0 {
+		return "none"
+	}
+	return strings.Join(list, ", ")
+}

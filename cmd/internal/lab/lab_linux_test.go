@@ -94,7 +94,7 @@ func leavesNothing(t *testing.T, fn func() error) error {
 		before, err = findTraces()
 		return err != nil || len(before.threads) == 2
 	}) || err != nil {
-		return fmt.Errorf("want threads at home and in the test's namespace alone: %+v (%v)", before, err)
+		return fmt.Errorf("want threads at home and in the test's namespace alone: %+v (%s)", before, fmt.Sprint(err))
 	}
 	if err := fn(); err != nil {
 		return err

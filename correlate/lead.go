@@ -26,7 +26,7 @@ func (s *shard) lead(dst []Hit, c *client, l *learner, x *pending, v *verdict, u
 	if v.quiet || l.gated || l.led && x.time-l.leadAt < leadEvery {
 		return dst
 	}
-	what := match{}
+	var what match
 	if v.kind == Port {
 		what = s.abnormalPort(c, x, v, used)
 	} else {

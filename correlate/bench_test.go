@@ -118,7 +118,7 @@ func BenchmarkTable(b *testing.B) {
 func BenchmarkUnexplained(b *testing.B) {
 	for _, n := range []int{1, 8, 32, 128} {
 		b.Run(fmt.Sprintf("answers=%d", n), func(b *testing.B) {
-			c := fresh(b)
+			c := freshTable(b)
 			var hits []Hit
 			for i := range n {
 				hits = c.ObserveLookup(hits[:0], lookupOf(event.Time(i), "10.0.0.7", answerOf(1, uint32(i))))

@@ -26,6 +26,7 @@ import (
 	"math/bits"
 	"net/netip"
 
+	"portolan/correlate/evidence"
 	"portolan/sensor/event"
 )
 
@@ -35,6 +36,7 @@ type Correlator struct {
 	seed   maphash.Seed
 	shift  uint
 	shards []*shard
+	decoy  evidence.Decoy
 }
 
 // New returns a Correlator that has seen nothing. The error names the field of cfg that is out of range.
@@ -42,10 +44,10 @@ func New(cfg Config) (*Correlator, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	c := &Correlator{cfg: cfg, seed: maphash.MakeSeed(), shards: make([]*shard, cfg.Shards)}
+	c := &Correlator{cfg: cfg, seed: maphash.MakeSeed(), shards: make([]*shard, cfg.Shards), decoy: evidence.NewDecoy()}
 	c.shift = uint(64 - bits.Len(uint(cfg.Shards-1)))
 	for i := range c.shards {
-		c.shards[i] = newShard(&c.cfg, c.seed)
+		c.shards[i] = newShard(&c.cfg, c.seed, &c.decoy)
 	}
 	return c, nil
 }
@@ -103,13 +105,20 @@ func (c *Correlator) ObserveConnection(dst []Hit, x *event.Connection) []Hit {
 		time: x.Time, addr: x.Dst.Addr().As16(), frame: x.Frame, sport: x.Src.Port(), dport: x.Dst.Port(),
 		kind: kindConn, proto: x.Proto, start: x.Start, mac: x.MAC,
 	}
+	if mark := markOf(&p); mark != kindConn {
+		m := pending{time: p.time, addr: p.addr, kind: mark}
+		if mark == kindMedia {
+			m.addr = [16]byte{}
+		}
+		dst, _ = s.take(dst, n, cl, &m)
+	}
 	dst, at := s.take(dst, n, cl, &p)
 	if at < 0 {
 		return s.wait(dst, n, cl, 2)
 	}
 	all := s.pending.of(&cl.pending)
-	v := s.judge(cl, all[:at], &all[at])
-	all[at].class, all[at].trials = v.class, v.trials()
+	v := s.judge(cl, all[:at], &all[at], false)
+	all[at].enter(&v)
 	if v.class != unjudged {
 		cl.used = true
 	}
@@ -199,8 +208,8 @@ func (s *shard) take(dst []Hit, n uint32, c *client, p *pending) ([]Hit, int) {
 		s.keep(c, p)
 		return dst, -1
 	}
-	v := s.judge(c, s.pending.of(&c.pending), p)
-	p.class, p.trials = v.class, v.trials()
+	v := s.judge(c, s.pending.of(&c.pending), p, false)
+	p.enter(&v)
 	return s.takeUp(dst, n, c, p), -1
 }
 
@@ -210,9 +219,9 @@ func (s *shard) rejudge(dst []Hit, n uint32, c *client, t event.Time) []Hit {
 	changed := false
 	for i := len(all) - 1; i >= 0 && all[i].time >= t; i-- {
 		if x := &all[i]; x.kind == kindConn {
-			v := s.judge(c, all[:i], x)
+			v := s.judge(c, all[:i], x, false)
 			changed = changed || v.class != x.class || v.class == predicted
-			x.class, x.trials = v.class, v.trials()
+			x.enter(&v)
 		}
 	}
 	if changed && s.matters(n, c) {
@@ -224,7 +233,7 @@ func (s *shard) rejudge(dst []Hit, n uint32, c *client, t event.Time) []Hit {
 // matters reports whether client n has a pending connection that a hypothesis predicts,
 // or a hit that may have to be taken back.
 func (s *shard) matters(n uint32, c *client) bool {
-	if c.evidence && len(s.support[n].open) > 0 {
+	if c.evidence && len(s.real.support[n].open) > 0 {
 		return true
 	}
 	all := s.pending.of(&c.pending)
@@ -277,10 +286,15 @@ type Stats struct {
 	FixedBytes  uint64 // of those, for the index and the names, whatever the number of clients
 
 	Lookups, Connections uint64
-	Explained            uint64 // connections to an address that a lookup gave
-	Unjudged             uint64 // connections about which nothing can be said: no lookup of the client, or no possible result
+	Explained            uint64                  // connections to an address that a lookup gave
+	ExplainedBy          [numExplanations]uint64 // all explained connections, by what explains them; see ExplanationNames
+	Unjudged             uint64                  // connections about which nothing can be said: no lookup of the client, or no possible result
 	PortTrials           uint64
 	AddressTrials        uint64
+
+	Gated  uint64            // trials of clients that walk through many destinations, from which no constant was learned
+	Leads  uint64            // given out; in Final too
+	Decoys [Alert + 1]uint64 // what scrambled answers reached, by Level: what chance reaches here
 
 	Provisional uint64 // hits given out at once
 	Revised     uint64 // of those, how many changed
@@ -293,6 +307,7 @@ type Stats struct {
 	EvictedStrangers uint64 // that had none
 	EvictedAnswers   uint64 // that made room for newer ones of the same client
 	EvictedEvidence  uint64 // clients whose evidence was dropped
+	EvictedLearners  uint64 // clients whose pairs were dropped
 	Refused          uint64 // events or answers without room
 }
 
@@ -321,9 +336,16 @@ func (s *Stats) add(x *Stats) {
 	s.Provisional += x.Provisional
 	s.Revised += x.Revised
 	s.Retracted += x.Retracted
+	s.Gated += x.Gated
+	s.Leads += x.Leads
+	for i := range s.ExplainedBy {
+		s.ExplainedBy[i] += x.ExplainedBy[i]
+	}
 	for i := range s.Final {
 		s.Final[i] += x.Final[i]
+		s.Decoys[i] += x.Decoys[i]
 	}
+	s.EvictedLearners += x.EvictedLearners
 	s.Late += x.Late
 	s.Early += x.Early
 	s.EvictedClients += x.EvictedClients

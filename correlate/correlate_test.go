@@ -117,7 +117,7 @@ func TestOnePortMatchIsNeverAnAlert(t *testing.T) {
 			if answer == "" {
 				continue
 			}
-			cor := fresh(t)
+			cor := freshTable(t)
 			addr := netip.MustParseAddr(answer)
 			var hits []Hit
 			for i := range 3 {
@@ -144,7 +144,7 @@ func p1Answer(port int) string {
 	return ""
 }
 
-func fresh(t testing.TB) *Correlator {
+func freshTable(t testing.TB) *Correlator {
 	cfg := DefaultConfig()
 	cfg.Shards, cfg.MemoryBytes = 1, 1<<20
 	c, err := New(cfg)
@@ -236,7 +236,7 @@ func TestAnswersPerClient(t *testing.T) {
 }
 
 func TestConcurrentUse(t *testing.T) {
-	c := fresh(t)
+	c := freshTable(t)
 	var wg sync.WaitGroup
 	for g := range 4 {
 		wg.Go(func() {
@@ -261,7 +261,7 @@ func TestConcurrentUse(t *testing.T) {
 }
 
 func TestNoAllocations(t *testing.T) {
-	c := fresh(t)
+	c := freshTable(t)
 	hits := make([]Hit, 0, 8)
 	var clients []string
 	for i := range 32 {

@@ -83,21 +83,51 @@ func (s *shard) source(c *client, before []pending, x *pending, f *share) (src f
 
 // matchOf describes one hypothesis with the numbers put in; text is the TXT record.
 func matchOf(f *share, text string) Match {
-	m := Match{EValue: f.eValue, Operand: netip.AddrFrom16(f.operand).Unmap()}
+	m := Match{EValue: f.eValue, Operand: netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, f.word)))}
+	switch f.sort {
+	case sortOctet:
+		k := uint8(f.constant)
+		m.Hypothesis, m.Name, m.Expression = hypothesis.OctetID(k), "octet-xor", hypothesis.OctetExpression(f.word, k)
+		return m
+	case sortPair:
+		p := hypothesis.Pair(f.which)
+		m.Hypothesis, m.Name, m.Expression = p.ID(), p.Name(), p.Expression(f.word, f.second)
+		return m
+	case sortLearned:
+		l := hypothesis.Learned(f.which)
+		m.Hypothesis, m.Name = fmt.Sprintf("%s:%08X", l.ID(), f.constant), l.Name()
+		m.Expression = l.Expression(f.word, f.constant) + fmt.Sprintf("; the constant was learned from %s of this client before", plural(f.times, "pair"))
+		return m
+	case sortOffset:
+		o := hypothesis.Offset(f.which)
+		m.Hypothesis, m.Name = fmt.Sprintf("%s+%d", o.ID(), f.constant), o.Name()
+		m.Expression = o.Expression(f.word, uint16(f.constant)) + fmt.Sprintf("; the constant was learned from %s of this client before", plural(f.times, "connection"))
+		return m
+	}
 	switch f.mixture {
 	case hypothesis.Port4:
 		t := hypothesis.Formula(f.which)
 		m.Hypothesis, m.Name, m.Expression = t.ID(), t.Name(), t.Expression(f.word)
 	case hypothesis.Port6:
 		g := hypothesis.Group(f.which)
+		m.Operand = netip.AddrFrom16(f.operand)
 		m.Hypothesis, m.Name, m.Expression = g.ID(), g.Name(), g.Expression(&f.operand)
 	default:
 		t := hypothesis.Transform(f.which)
 		m.Hypothesis, m.Name = t.In(f.via)
 		m.Expression = readFrom(f, text) + t.Expression(f.word)
-		m.Operand = netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, f.word)))
+		if f.boost > 1 {
+			m.Expression += "; another record of the set is Nymaim's checksum of the rest"
+		}
 	}
 	return m
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // readFrom says how an operand that was not an IPv4 address in its record was read from it.

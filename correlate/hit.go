@@ -166,6 +166,7 @@ type Coverage struct {
 	Lookups     uint64 // of this client, since it is remembered
 	Late        uint64 // events of this client that came later than Config.Hold
 	Forgotten   uint64 // answers of this client that made room for newer ones
+	Gated       bool   // the client walks through many destinations: constants are not learned from it
 }
 
 // Share returns the share of the client's connections that a lookup explains, from 0 to 1.

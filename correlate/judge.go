@@ -21,19 +21,53 @@ const (
 	predicted              // a trial that at least one hypothesis predicts
 )
 
+// sort says what found.which numbers.
+type sort uint8
+
+const (
+	sortFixed   sort = iota // Formula, Group or Transform
+	sortOctet               // XOR of each octet with a constant that is not known
+	sortPair                // hypothesis.Pair
+	sortLearned             // hypothesis.Learned
+	sortOffset              // hypothesis.Offset
+)
+
 // found is a hypothesis that predicts a connection.
 type found struct {
-	mixture hypothesis.Mixture
-	which   uint8 // Formula, Group or Transform
-	via     hypothesis.Via
-	word    uint32   // the operand of a formula or transform
-	operand [16]byte // the answer it was read from
+	mixture  hypothesis.Mixture
+	sort     sort
+	which    uint8
+	via      hypothesis.Via
+	constant uint32   // what was learned
+	word     uint32   // the operand of a formula or transform
+	second   uint32   // the other operand of a pair
+	operand  [16]byte // the answer that word was read from
+	times    int      // predictions alike; 0 counts as 1
+	of       float64  // predictions that competed; 0 means as many as answers
+	boost    float64  // what a fact that does not depend on the connection adds; 0 counts as 1
 }
 
 // key names the hypothesis within a client's evidence.
-func (f *found) key() uint32 {
-	return uint32(f.mixture)<<16 | uint32(f.via)<<8 | uint32(f.which)
+func (f *found) key() uint64 {
+	return uint64(f.mixture)<<56 | uint64(f.sort)<<48 | uint64(f.via)<<40 | uint64(f.which)<<32 | uint64(f.constant)
 }
+
+// explanation says why a connection needs no calculation.
+type explanation uint8
+
+const (
+	byNothing  explanation = iota
+	byAnswer               // an answer that the client was given
+	byService              // SRV, SVCB, HTTPS, NAPTR or a name that carries the port
+	byControl              // a control channel to the same destination shortly before
+	byEmbedded             // an IPv4 address that an AAAA answer carries by standard
+	numExplanations
+)
+
+var explanationNames = [...]string{"", "answer", "service", "control-channel", "embedded-ipv4"}
+
+// String returns the explanation's name as it stands in messages.
+func (e explanation) String() string { return explanationNames[e] }
 
 // verdict is how a connection was judged.
 type verdict struct {
@@ -42,6 +76,8 @@ type verdict struct {
 	operand [hypothesis.NumMixtures]int // answers that competed, by mixture; 0 means no trial of that mixture
 	aaaa    int                         // of those of AddressA, how many are AAAA
 	q       float64                     // chance of the port or destination
+	by      explanation
+	quiet   bool // something else accounts for destinations like this one: no constant is learned from it, and it gives no lead
 }
 
 // trials returns the mixtures that the connection is a trial of, as a bit mask.
@@ -57,6 +93,8 @@ func (v *verdict) trials() (mask uint8) {
 // competing returns how many answers competed with the one that f was read from.
 func (v *verdict) competing(f *found) int {
 	switch {
+	case f.of > 0:
+		return int(f.of)
 	case f.mixture != hypothesis.AddressA:
 		return v.operand[f.mixture]
 	case f.via == hypothesis.ViaA:
@@ -104,59 +142,95 @@ func (s *shard) ttl(seconds uint32) time.Duration {
 }
 
 // judge looks at connection x of client c in the light of its settled answers and of the
-// pending events before, all stamped no later. What predicts x is left in s.found.
-func (s *shard) judge(c *client, before []pending, x *pending) verdict {
-	s.found = s.found[:0]
+// pending events before, all stamped no later. What predicts x is left in s.found, and the
+// A answers that compete in s.fresh. With scrambled set the answers are decoys.
+func (s *shard) judge(c *client, before []pending, x *pending, scrambled bool) verdict {
+	s.found, s.fresh, s.scrambled = s.found[:0], s.fresh[:0], scrambled
 	if x.proto == event.UDP && x.sport == 53 { // a resolver's answer to a query not seen
 		return verdict{}
 	}
 	settled := s.answers.of(&c.answers)
-	isAnswer := false
-	portFresh, ownKind := event.Time(math.MinInt64), kindExplains
+	e := explainer{x: x, portFresh: math.MinInt64, own: kindExplains, window: s.cfg.PortWindow}
 	for i := range settled {
 		a := &settled[i]
-		if a.addr == x.addr && a.kind.explains(x.dport) {
-			isAnswer = true
-			if a.kind.operand() && a.last <= x.time {
-				ownKind, portFresh = a.kind, max(portFresh, a.ttlEnd, a.last.Add(s.cfg.PortWindow))
-			}
-		}
+		e.look(a.kind, &a.addr, a.last, a.ttlEnd)
 	}
 	for i := range before {
 		p := &before[i]
-		if p.addr == x.addr && p.kind.explains(x.dport) {
-			isAnswer = true
-			if p.kind.operand() {
-				ownKind, portFresh = p.kind, max(portFresh, p.ttlEnd, p.time.Add(s.cfg.PortWindow))
-			}
+		e.look(p.kind, &p.addr, p.time, p.ttlEnd)
+	}
+	switch {
+	case !e.answered:
+		return s.judgeAddress(c, settled, before, x, e.service || e.control || e.media)
+	case !e.own.operand() || x.time > e.portFresh:
+		return verdict{class: explained, by: byAnswer}
+	}
+	return s.judgePort(x, &e)
+}
+
+// explainer gathers what accounts for a connection.
+type explainer struct {
+	x         *pending
+	window    time.Duration
+	answered  bool       // the destination is an answer
+	own       kind       // of that answer, when formulas can be tried on it
+	portFresh event.Time // until when they are
+	service   bool       // the port was given by a record or a name
+	control   bool       // a control channel leads to the destination
+	media     bool       // the client looks for peers by STUN
+}
+
+func (e *explainer) look(k kind, addr *[16]byte, last, ttlEnd event.Time) {
+	x := e.x
+	switch k {
+	case kindConn:
+	case kindService:
+		e.service = e.service || servicePort(addr) == x.dport
+	case kindControl:
+		e.control = e.control || *addr == x.addr && x.time-last <= ctrlTime && !controls(x.proto, x.dport)
+	case kindMedia:
+		e.media = e.media || x.time-last <= mediaTime && x.proto == event.UDP
+	default:
+		if *addr != x.addr || !k.explains(x.dport) {
+			return
+		}
+		e.answered = true
+		if k.operand() && last <= x.time {
+			e.own, e.portFresh = k, max(e.portFresh, ttlEnd, last.Add(e.window))
 		}
 	}
-	if isAnswer {
-		if !ownKind.operand() || x.time > portFresh {
-			return verdict{class: explained}
-		}
-		return s.judgePort(x)
-	}
-	return s.judgeAddress(c, settled, before, x)
 }
 
 // judgePort tries the formulas on the answer that is the destination (DETECTION, section 3).
-func (s *shard) judgePort(x *pending) verdict {
+func (s *shard) judgePort(x *pending, e *explainer) verdict {
 	r := s.cfg.EphemeralPortRange
-	if baseline.Ordinary(x.dport) || x.dport < r[0] || x.dport > r[1] {
-		return verdict{class: explained}
+	switch {
+	case baseline.Ordinary(x.dport) || x.dport < r[0] || x.dport > r[1]:
+		return verdict{class: explained, by: byAnswer}
+	case e.service:
+		return verdict{class: explained, by: byService}
+	case e.control:
+		return verdict{class: explained, by: byControl}
 	}
-	v := verdict{class: tried, kind: Port, q: baseline.Port(x.dport)}
+	v := verdict{class: tried, kind: Port, q: baseline.Port(x.dport), quiet: e.media}
 	if w, ok := word(&x.addr); ok {
 		v.operand[hypothesis.Port4] = 1
+		if s.scrambled {
+			w = s.decoyKey.Word(w)
+		}
+		s.fresh = append(s.fresh, fresh{word: w})
 		for f := range hypothesis.Predicting(w, x.dport).All() {
-			s.found = append(s.found, found{hypothesis.Port4, uint8(f), hypothesis.ViaA, w, x.addr})
+			s.found = append(s.found, found{mixture: hypothesis.Port4, which: uint8(f), via: hypothesis.ViaA, word: w, operand: x.addr})
 		}
 	} else {
 		v.operand[hypothesis.Port6] = 1
-		for m := hypothesis.Predicting6(&x.addr, x.dport); m != 0; m &= m - 1 {
+		addr := x.addr
+		if s.scrambled {
+			s.scramble(&addr)
+		}
+		for m := hypothesis.Predicting6(&addr, x.dport); m != 0; m &= m - 1 {
 			g := uint8(bits.TrailingZeros64(m))
-			s.found = append(s.found, found{hypothesis.Port6, g, hypothesis.ViaAAAA, 0, x.addr})
+			s.found = append(s.found, found{mixture: hypothesis.Port6, which: g, via: hypothesis.ViaAAAA, operand: x.addr})
 		}
 	}
 	if len(s.found) > 0 {
@@ -165,66 +239,112 @@ func (s *shard) judgePort(x *pending) verdict {
 	return v
 }
 
+// scramble makes a decoy of an address, each 32 bits by themselves.
+func (s *shard) scramble(a *[16]byte) {
+	for i := 0; i < 16; i += 4 {
+		binary.BigEndian.PutUint32(a[i:], s.decoyKey.Word(binary.BigEndian.Uint32(a[i:])))
+	}
+}
+
+// contest is the trial of a destination against the answers that compete for it.
+type contest struct {
+	y        uint32
+	near     baseline.Near
+	v        verdict
+	prepared bool // s.inverses are those of y
+	embedded bool // an AAAA answer carries the destination by standard
+}
+
 // judgeAddress tries the transforms on a destination that is no answer (DETECTION, section 2).
-func (s *shard) judgeAddress(c *client, settled []answer, before []pending, x *pending) verdict {
+func (s *shard) judgeAddress(c *client, settled []answer, before []pending, x *pending, quiet bool) verdict {
 	y, ok := word(&x.addr)
 	if !ok || !baseline.Reachable(y) {
 		return verdict{}
 	}
-	v := verdict{kind: Address}
-	near := baseline.Anywhere
-	prepared := false
-	compete := func(k kind, addr *[16]byte) {
-		switch k {
-		case kindA:
-			v.operand[hypothesis.AddressA]++
-			w, _ := word(addr)
-			near = max(near, baseline.Closeness(w, y))
-		case kindAAAA:
-			v.operand[hypothesis.AddressA]++
-			v.aaaa++
-		default:
-			v.operand[hypothesis.AddressT]++
-		}
-		if !prepared {
-			s.inverses.Set(y)
-			prepared = true
-		}
-		s.try(k, addr)
-	}
+	t := contest{y: y, v: verdict{kind: Address, quiet: quiet}}
 	for i := range settled {
 		if a := &settled[i]; a.kind.operand() && a.last <= x.time && x.time <= s.freshUntil(a) {
-			compete(a.kind, &a.addr)
+			s.compete(&t, a.kind, &a.addr, a.last, a.origin)
 		}
 	}
 	for i := range before {
-		if p := &before[i]; p.kind.operand() && p.before < x.time && x.time <= p.fresh {
-			compete(p.kind, &p.addr)
+		p := &before[i]
+		if !p.kind.operand() || x.time > p.fresh {
+			continue
+		}
+		if p.before < x.time {
+			s.compete(&t, p.kind, &p.addr, p.time, p.origin)
+		} else {
+			s.renew(p)
 		}
 	}
-	if !prepared {
-		return v
+	v := &t.v
+	switch {
+	case !t.prepared:
+		return *v
+	case t.embedded:
+		return verdict{class: explained, by: byEmbedded}
 	}
+	s.tryPairs(y)
 	v.class = tried
 	own, _ := word(&c.addr)
-	v.q = baseline.Destination(y, own, near)
+	v.q = baseline.Destination(y, own, t.near)
 	if len(s.found) > 0 {
 		v.class = predicted
+		s.confirm()
 	}
-	return v
+	return *v
 }
 
-// try appends to s.found the transforms that make the prepared destination from an answer.
-func (s *shard) try(k kind, addr *[16]byte) {
-	if k != kindAAAA {
-		s.tryWord(hypothesis.Via(k), binary.BigEndian.Uint32(addr[12:]), addr)
+// compete enters an answer into the contest and tries the transforms on it.
+func (s *shard) compete(t *contest, k kind, addr *[16]byte, last event.Time, origin uint32) {
+	if !t.prepared {
+		t.prepared = true
+		s.inverses.Set(t.y)
+	}
+	decoy := *addr
+	if s.scrambled {
+		s.scramble(&decoy)
+	}
+	w := binary.BigEndian.Uint32(decoy[12:])
+	switch k {
+	case kindAAAA:
+		t.v.operand[hypothesis.AddressA]++
+		t.v.aaaa++
+		if ip4, ok := translated(addr); ok {
+			t.embedded = t.embedded || ip4 == t.y
+			return
+		}
+		for _, e := range hypothesis.Embedded {
+			s.tryWord(e.Via, binary.BigEndian.Uint32(decoy[e.Offset:]), addr)
+		}
+	case kindA:
+		t.v.operand[hypothesis.AddressA]++
+		t.near = max(t.near, baseline.Closeness(w, t.y))
+		s.fresh = append(s.fresh, fresh{word: w, last: last, origin: origin})
+		s.tryWord(hypothesis.ViaA, w, addr)
+		if key, ok := hypothesis.OctetKey(w, t.y); ok && !hypothesis.OctetKeyKnown(key) {
+			s.found = append(s.found, found{mixture: hypothesis.AddressA, sort: sortOctet, constant: uint32(key), word: w, operand: *addr})
+		}
+	default:
+		t.v.operand[hypothesis.AddressT]++
+		s.tryWord(hypothesis.Via(k), w, addr)
+	}
+}
+
+// renew brings up to date when an answer that competes already was last given.
+func (s *shard) renew(p *pending) {
+	if p.kind != kindA {
 		return
 	}
-	if translated(addr) {
-		return
+	w := binary.BigEndian.Uint32(p.addr[12:])
+	if s.scrambled {
+		w = s.decoyKey.Word(w)
 	}
-	for _, e := range hypothesis.Embedded {
-		s.tryWord(e.Via, binary.BigEndian.Uint32(addr[e.Offset:]), addr)
+	for i := range s.fresh {
+		if f := &s.fresh[i]; f.word == w {
+			f.last, f.origin = p.time, p.origin
+		}
 	}
 }
 
@@ -238,14 +358,21 @@ func (s *shard) tryWord(via hypothesis.Via, w uint32, addr *[16]byte) {
 	}
 	s.inverses.Each(w, func(t hypothesis.Transform) {
 		if t.Weight(via) > 0 {
-			s.found = append(s.found, found{m, uint8(t), via, w, *addr})
+			s.found = append(s.found, found{mixture: m, which: uint8(t), via: via, word: w, operand: *addr})
 		}
 	})
 }
 
-// translated reports whether an IPv6 address carries an IPv4 address by standard: NAT64
-// (RFC 6052), Teredo (RFC 4380), 6to4 (RFC 3056). Connecting to what it carries is no calculation.
-func translated(a *[16]byte) bool {
-	hi := binary.BigEndian.Uint32(a[:])
-	return hi == 0x0064ff9b || hi == 0x20010000 || hi>>16 == 0x2002
+// translated returns the IPv4 address that an IPv6 address carries by standard: NAT64
+// (RFC 6052), 6to4 (RFC 3056), Teredo (RFC 4380). Connecting to it is no calculation.
+func translated(a *[16]byte) (ip4 uint32, ok bool) {
+	switch hi := binary.BigEndian.Uint32(a[:]); {
+	case hi == 0x0064ff9b:
+		return binary.BigEndian.Uint32(a[12:]), true
+	case hi == 0x20010000:
+		return ^binary.BigEndian.Uint32(a[12:]), true
+	case hi>>16 == 0x2002:
+		return binary.BigEndian.Uint32(a[2:]), true
+	}
+	return 0, false
 }

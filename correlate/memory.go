@@ -20,7 +20,7 @@ func (b *budget) take(n int64) bool {
 }
 
 // pageBytes is about how much a pool asks for at a time.
-const pageBytes = 16 << 10
+const pageBytes = 4 << 10
 
 // pool hands out blocks of size elements each, numbered from 0. T holds no pointer, so
 // the garbage collector never looks inside a page, and blocks never move.

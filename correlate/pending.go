@@ -30,7 +30,7 @@ type pending struct {
 	start  event.Start
 	mac    event.MAC
 	trials uint8 // connections: the mixtures it is a trial of, as a bit mask
-	_      [1]byte
+	by     explanation
 }
 
 // order puts pending events in the order that decides what came first: by stamp,
@@ -142,7 +142,7 @@ func (s *shard) settle(dst []Hit, n uint32, before event.Time) []Hit {
 		return dst
 	}
 	if c.evidence {
-		dst = s.prune(dst, s.support[n], before)
+		dst = s.prune(dst, s.real.support[n], before)
 	}
 	if done == len(all) {
 		s.pending.release(&c.pending)
@@ -158,9 +158,17 @@ func (s *shard) takeRecords(dst []Hit, n uint32, c *client, l *event.Lookup, lis
 	p := pending{time: l.Time, frame: l.Frame}
 	s.scratch = appendOrigin(s.scratch[:0], l)
 	origin := s.strings.put(s.scratch)
+	give := func(port uint16) {
+		p.kind, p.addr = kindService, service(port)
+		dst, _ = s.take(dst, n, c, &p)
+	}
+	if port := namedPort(l.Name); port != 0 {
+		give(port)
+	}
 	for i := range l.Records {
 		r := &l.Records[i]
 		p.ttl, p.origin = r.TTL, origin
+		servicePorts(r, give)
 		switch r.Type {
 		case event.A, event.AAAA, event.Hint:
 			p.addr = r.Addr.As16()

@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"cmp"
 	"encoding/binary"
 	"hash/maphash"
 	"slices"
@@ -28,7 +29,7 @@ type support struct {
 // process is the evidence for one hypothesis.
 type process struct {
 	evidence.Process
-	key      uint32 // found.key
+	key      uint64 // found.key
 	trials   int
 	operands [][16]byte
 }
@@ -110,19 +111,23 @@ func (l *ledger) match(t trial, v *verdict, all []found) (w weighed, ok bool) {
 	var sum [hypothesis.NumMixtures]float64
 	for i := range all {
 		f := &all[i]
-		times := 0 // answers from which this hypothesis gives the same destination
+		times := 0 // predictions of this hypothesis that give the same destination
 		first := true
 		for j := range all {
 			if all[j].key() == f.key() {
-				times++
+				times += max(all[j].times, 1)
 				first = first && j >= i
 			}
 		}
 		if !first {
 			continue
 		}
+		of := f.of
+		if of == 0 {
+			of = float64(v.competing(f))
+		}
 		p := l.support.process(f.key())
-		e := p.Match(uint64(l.trials[f.mixture]), float64(times)/(float64(v.competing(f))*v.q))
+		e := p.Match(uint64(l.trials[f.mixture]), max(f.boost, 1)*float64(times)/(of*v.q))
 		p.trials++
 		if !slices.Contains(p.operands, f.operand) && len(p.operands) < maxOperands {
 			p.operands = append(p.operands, f.operand)
@@ -144,14 +149,14 @@ func (l *ledger) match(t trial, v *verdict, all []found) (w weighed, ok bool) {
 		case a.eValue < b.eValue:
 			return 1
 		}
-		return int(a.key()) - int(b.key())
+		return cmp.Compare(a.key(), b.key())
 	})
 	return w, true
 }
 
 // process returns the evidence for the hypothesis with the given key, the one longest
 // unused making room when there are too many.
-func (p *support) process(key uint32) *process {
+func (p *support) process(key uint64) *process {
 	for i := range p.processes {
 		if p.processes[i].key == key {
 			return &p.processes[i]
@@ -165,6 +170,16 @@ func (p *support) process(key uint32) *process {
 }
 
 func weightOf(f *found) float64 {
+	switch f.sort {
+	case sortOctet:
+		return hypothesis.OctetWeight()
+	case sortPair:
+		return hypothesis.Pair(f.which).Weight()
+	case sortLearned:
+		return hypothesis.Learned(f.which).Weight()
+	case sortOffset:
+		return hypothesis.Offset(f.which).Weight()
+	}
 	switch f.mixture {
 	case hypothesis.Port4:
 		return hypothesis.Formula(f.which).Weight()
@@ -178,7 +193,7 @@ func weightOf(f *found) float64 {
 func (s *shard) ledger(n uint32, c *client) ledger {
 	l := ledger{trials: c.trials, recent: c.recent, recentNext: c.recentNext}
 	if c.evidence {
-		l.support = s.support[n]
+		l.support = s.real.support[n]
 	}
 	return l
 }
@@ -206,61 +221,140 @@ func (s *shard) storeSupport(n uint32, c *client, p *support) {
 	if c.evidence || len(p.predicted) == 0 && len(p.open) == 0 {
 		return
 	}
-	if len(s.support) >= maxSupport {
-		for victim := range s.support { // any: reaching this bound takes a flood of matches
+	if len(s.real.support) >= maxSupport {
+		for victim := range s.real.support { // any: reaching this bound takes a flood of matches
 			s.client(victim).evidence = false
-			delete(s.support, victim)
+			delete(s.real.support, victim)
 			s.stats.EvictedEvidence++
 			break
 		}
 	}
-	s.support[n] = p
+	s.real.support[n] = p
 	c.evidence = true
 }
+
+// enter records in x how it was judged.
+func (x *pending) enter(v *verdict) { x.class, x.trials, x.by = v.class, v.trials(), v.by }
+
+const portMixtures = 1<<hypothesis.Port4 | 1<<hypothesis.Port6
 
 // takeUp settles the connection x, which nothing pending comes before.
 func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 	c.conns++
-	const ports = 1<<hypothesis.Port4 | 1<<hypothesis.Port6
+	told := x.class == explained || x.trials&portMixtures != 0
+	if told {
+		c.explained++
+		s.stats.Explained++
+		s.contact(c, x)
+	}
+	l := s.real.learner(c.learner)
+	if l != nil && told {
+		l.pass(x.time, -walkStep)
+	}
 	switch {
 	case x.class == unjudged:
 		s.stats.Unjudged++
 		return dst
-	case x.class == explained || x.trials&ports != 0:
-		c.explained++
-		s.stats.Explained++
-	}
-	if x.class == explained {
+	case x.class == explained:
+		s.stats.ExplainedBy[x.by]++
 		return dst
-	}
-	if x.trials&ports != 0 {
+	case told:
 		s.stats.PortTrials++
-	} else {
+	default:
 		s.stats.AddressTrials++
 	}
-	l := s.ledger(n, c)
-	if x.class == tried {
-		l.miss(s.fingerprint(trialOf(x, kindOf(x.trials))), x.trials)
-		c.trials, c.recent, c.recentNext = l.trials, l.recent, l.recentNext
+	t := trialOf(x, kindOf(x.trials))
+	print := s.fingerprint(t)
+	led := s.ledger(n, c)
+	if x.class == tried && slices.Contains(led.recent[:], print) {
+		return dst // made before: nothing to learn
+	}
+	if l == nil {
+		c.learner = s.newLearner(&s.real, n)
+		if l = s.real.learner(c.learner); l == nil { // no memory at all: nothing is learned from this trial
+			s.stats.Refused++
+			s.spare = learner{gated: true}
+			l = &s.spare
+		}
+	}
+	if !told && l.pass(x.time, walkStep) {
+		s.stats.Gated++
+	}
+	v := s.judge(c, nil, x, false)
+	v.quiet = v.quiet || l == &s.spare
+	used := l.weighPort(x, &v)
+	s.teach(&s.real, l, x, &v)
+	if v.class == tried {
+		led.miss(print, x.trials)
+		c.trials, c.recent, c.recentNext = led.trials, led.recent, led.recentNext
+		dst = s.lead(dst, c, l, x, &v, used)
+		l.note(x, &v)
+		s.decoyTakeUp(n, c, x, l)
 		return dst
 	}
-	v := s.judge(c, nil, x)
-	w, ok := l.match(trialOf(x, v.kind), &v, s.found)
-	s.store(n, c, l)
-	id := idOf(c.zone, client4(c), x.proto, destination(x))
-	open := slices.IndexFunc(l.support.open, func(h Hit) bool { return h.ID == id })
-	level := s.level(w.eValue)
-	if !ok || level == None {
-		return dst
+	w, ok := led.match(t, &v, s.found)
+	s.store(n, c, led)
+	if level := s.level(w.eValue); ok && level != None {
+		h := s.hit(c, nil, x, &v, &w)
+		h.ID, h.Level, h.State, h.Revision = idOf(c.zone, client4(c), x.proto, destination(x)), level, Final, 1
+		h.Coverage.Gated = l.gated
+		if open := slices.IndexFunc(led.support.open, func(o Hit) bool { return o.ID == h.ID }); open >= 0 {
+			h.Revision = led.support.open[open].Revision + 1
+			led.support.open = slices.Delete(led.support.open, open, open+1)
+		}
+		s.stats.Final[level]++
+		dst = append(dst, h)
 	}
-	h := s.hit(c, nil, x, &v, &w)
-	h.ID, h.Level, h.State, h.Revision = id, level, Final, 1
-	if open >= 0 {
-		h.Revision = l.support.open[open].Revision + 1
-		l.support.open = slices.Delete(l.support.open, open, open+1)
+	if ok {
+		l.note(x, &v)
+		s.decoyTakeUp(n, c, x, l)
 	}
-	s.stats.Final[level]++
-	return append(dst, h)
+	return dst
+}
+
+// contact marks the answers that x goes to.
+func (s *shard) contact(c *client, x *pending) {
+	all := s.answers.of(&c.answers)
+	for i := range all {
+		if all[i].addr == x.addr {
+			all[i].contacted = true
+		}
+	}
+}
+
+// decoyTakeUp runs the hypotheses on scrambled answers, with evidence of its own, and
+// counts what chance reaches. It comes after the trial was entered for real.
+func (s *shard) decoyTakeUp(n uint32, c *client, x *pending, real *learner) {
+	v := s.judge(c, nil, x, true)
+	if v.class < tried {
+		return
+	}
+	if c.decoy == 0 {
+		if c.decoy = s.newLearner(&s.decoy, n); c.decoy == 0 {
+			return
+		}
+	}
+	l := s.decoy.learner(c.decoy)
+	l.gated = real.gated
+	v.q = real.decoyChance(x, &v)
+	s.teach(&s.decoy, l, x, &v)
+	if len(s.found) == 0 {
+		return
+	}
+	led := ledger{trials: c.trials}
+	if c.chance {
+		led.support = s.decoy.support[n]
+	}
+	for m := range led.trials {
+		led.trials[m] -= uint32(v.trials() >> m & 1) // match counts the trial again
+	}
+	w, ok := led.match(trialOf(x, v.kind), &v, s.found)
+	if len(s.decoy.support) < maxSupport || c.chance {
+		s.decoy.support[n], c.chance = led.support, true
+	}
+	if ok {
+		s.stats.Decoys[s.level(w.eValue)]++
+	}
 }
 
 func kindOf(trials uint8) Kind {
@@ -305,7 +399,10 @@ func (s *shard) reconcile(dst []Hit, n uint32, c *client) []Hit {
 		case tried:
 			l.miss(s.fingerprint(trialOf(x, kindOf(x.trials))), x.trials)
 		case predicted:
-			v := s.judge(c, all[:i], x)
+			v := s.judge(c, all[:i], x, false)
+			if known := s.real.learner(c.learner); known != nil {
+				known.weighPort(x, &v)
+			}
 			w, ok := l.match(trialOf(x, v.kind), &v, s.found)
 			level := s.level(w.eValue)
 			if !ok || level == None {

@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"sync"
 
+	"portolan/correlate/evidence"
 	"portolan/correlate/hypothesis"
 	"portolan/sensor/event"
 )
@@ -24,6 +25,9 @@ const (
 	kindAAAA     = kind(hypothesis.ViaAAAA)
 	kindExplains = kind(200 + iota) // an address that explains connections but is no operand: a hint, or given by a listed resolver
 	kindResolver                    // an address that answered DNS: explains connections to its port 53
+	kindService                     // a port that a record or a name gave
+	kindControl                     // the far end of a control channel
+	kindMedia                       // the client asked for its own address by STUN: peers may follow
 	kindConn                        // pending only: a connection
 )
 
@@ -37,12 +41,13 @@ func (k kind) operand() bool { return k < kindExplains }
 
 // answer is an address that a client was given, or that a TXT record decodes to.
 type answer struct {
-	addr   [16]byte
-	last   event.Time // when it was last given
-	ttlEnd event.Time // when the longest TTL seen runs out, capped
-	origin uint32     // a ref: where it came from
-	ttl    uint32     // seconds, as last given
-	kind   kind
+	addr      [16]byte
+	last      event.Time // when it was last given
+	ttlEnd    event.Time // when the longest TTL seen runs out, capped
+	origin    uint32     // a ref: where it came from
+	ttl       uint32     // seconds, as last given
+	kind      kind
+	contacted bool // the client connected to it
 }
 
 // trialMemory is how many trials that nothing predicted a client is known by; one made again
@@ -60,7 +65,10 @@ type client struct {
 	used       bool // since the clock hand last passed
 	live       bool
 	queued     bool   // stands in the shard's queue
-	evidence   bool   // has an entry in shard.support
+	evidence   bool   // has an entry in shard.real.support
+	chance     bool   // has an entry in shard.decoy.support
+	learner    uint32 // place in shard.real.learners plus 1, 0 for none
+	decoy      uint32 // the same in shard.decoy.learners
 	generation uint32 // tells the owners of one place apart
 	lookups    uint32
 	conns      uint32
@@ -76,44 +84,55 @@ type shard struct {
 	seed  maphash.Seed
 	clock event.Time // newest time seen
 
-	budget  budget
-	fixed   int64    // bytes of the index and the names, taken from the start
-	index   []uint64 // open addressing: high half of the hash, then client number + 1
-	count   int      // clients in index
-	hand    uint32   // of the eviction clock
-	clients pool[client]
-	answers lists[answer]
-	pending lists[pending]
-	strings ring
-	queue   queue
-	support map[uint32]*support
+	budget      budget
+	fixed       int64    // bytes of the index and the names, taken from the start
+	index       []uint64 // open addressing: high half of the hash, then client number + 1
+	count       int      // clients in index
+	hand        uint32   // of the eviction clock
+	clients     pool[client]
+	answers     lists[answer]
+	pending     lists[pending]
+	strings     ring
+	queue       queue
+	real, decoy side
+	decoyKey    *evidence.Decoy
 
-	inverses hypothesis.Inverses
-	found    []found
-	scratch  []byte // of takeRecords
-	stats    Stats
-	_        [64]byte // keeps two shards' locks off one cache line
+	inverses   hypothesis.Inverses
+	found      []found
+	spare      learner
+	fresh      []fresh
+	scrambled  bool
+	candidates []candidate
+	slots      [256]uint8
+	heads      [256]uint16
+	links      []uint16
+	set        []fresh
+	words      []uint32
+	scratch    []byte // of takeRecords
+	stats      Stats
+	_          [64]byte // keeps two shards' locks off one cache line
 }
 
 // What a client costs at least: its place, its index slots and the smallest lists.
 const (
-	clientBytes    = 168
+	clientBytes    = 176
 	minClientBytes = clientBytes + 2*8 + 4*48 + 4*80
 	maxSupport     = 4096    // clients with evidence in one shard
 	maxStrings     = 1 << 20 // bytes of names in one shard
 )
 
-func newShard(cfg *Config, seed maphash.Seed) *shard {
+func newShard(cfg *Config, seed maphash.Seed, decoy *evidence.Decoy) *shard {
 	limit := cfg.MemoryBytes / int64(cfg.Shards)
 	s := &shard{cfg: cfg, seed: seed, budget: budget{limit: limit}}
 	slots := 1 << bits.Len64(uint64(2*limit/minClientBytes))
 	s.index = make([]uint64, slots)
 	s.strings = newRing(int(min(limit/8, maxStrings)))
 	s.fixed = int64(8*slots) + int64(len(s.strings.buf)) + int64(4*len(s.strings.index))
+	s.fixed += limit / 4 // the learners' share
 	s.budget.used = s.fixed
 	s.clients = newPool[client](1)
 	s.answers, s.pending = newLists[answer](), newLists[pending]()
-	s.support = make(map[uint32]*support)
+	s.real, s.decoy, s.decoyKey = newSide(limit/8), newSide(limit/8), decoy
 	s.found = make([]found, 0, 64)
 	return s
 }
@@ -231,8 +250,13 @@ func (s *shard) remove(n uint32) {
 	s.count--
 	s.answers.release(&c.answers)
 	s.pending.release(&c.pending)
+	s.forget(&s.real, c)
+	s.forget(&s.decoy, c)
 	if c.evidence {
-		delete(s.support, n)
+		delete(s.real.support, n)
+	}
+	if c.chance {
+		delete(s.decoy.support, n)
 	}
 	c.live = false
 	s.clients.put(n)

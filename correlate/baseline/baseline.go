@@ -139,3 +139,9 @@ func wellKnown(y uint32) bool {
 func Reachable(y uint32) bool {
 	return y>>24 != 0 && y>>24 != 127 && y>>16 != 0xA9FE && y < 224<<24
 }
+
+// Public reports whether the IPv4 address y can be a host's on the Internet: reachable, and in none of the
+// private and shared ranges (RFC 1918, RFC 6598).
+func Public(y uint32) bool {
+	return Reachable(y) && y>>24 != 10 && y>>20 != 172<<4|1 && y>>16 != 192<<8|168 && y>>22 != 100<<2|1
+}

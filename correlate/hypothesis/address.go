@@ -175,7 +175,7 @@ func (v *Inverses) Hit(x uint32, via Via) bool {
 }
 
 // weights holds the prior weight of each transform for each way to an operand. For A
-// answers they are DETECTION's; the known parts of A5 share .06, A10 shares .04 between
+// answers they are DETECTION's; the known constants of A5 share half of its .06, A10 shares .04 between
 // four positions, and the words of TXT records are a mixture of their own.
 var weights = priorWeights()
 
@@ -183,7 +183,7 @@ func priorWeights() (w [numVia][NumTransforms]float64) {
 	a := &w[ViaA]
 	a[halfSwap], a[nymaim], a[reverse] = .30, .06, .05
 	spread(a, xorKnown, len(keys), .12, .5)
-	spread(a, xorOctet, len(octetKeys), .06, 0)
+	spread(a, xorOctet, len(octetKeys), .06-octetShare, 0)
 	spread(a, permute, len(permutations), .04, 0)
 	spread(a, octetBits, 8, .02, 0)
 	for _, e := range Embedded {
@@ -241,6 +241,9 @@ func (t Transform) In(v Via) (id, name string) {
 	}
 	return t.ID(), t.Name()
 }
+
+// IsNymaim reports whether t is Nymaim's transform.
+func (t Transform) IsNymaim() bool { return t == nymaim }
 
 // ID returns the id of t on A answers.
 func (t Transform) ID() string {

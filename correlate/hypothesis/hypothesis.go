@@ -70,7 +70,7 @@ var Embedded = [...]struct {
 // txtShare is the prior share of each way of writing an address into a TXT record.
 var txtShare = [numVia]float64{ViaTXTPlain: .2, ViaTXTHex: .2, ViaTXTBase64: .6}
 
-// Catalogue returns every hypothesis in force, in the order of the mixtures. The caller
+// Catalogue returns every hypothesis in force, those with a constant to be learned last. The caller
 // owns the slice.
 func Catalogue() []Hypothesis {
 	var all []Hypothesis
@@ -102,7 +102,7 @@ func Catalogue() []Hypothesis {
 			all = append(all, Hypothesis{id, name, t.text(), m, w})
 		}
 	}
-	return all
+	return append(all, learnedCatalogue()...)
 }
 
 // quad writes x as dotted octets.

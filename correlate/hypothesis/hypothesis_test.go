@@ -190,7 +190,7 @@ func TestWeights(t *testing.T) {
 	}
 	for f, want := range map[string]float64{
 		"A1": .30, "A3": .12, "A4": .06, "A5": .06, "A6": .05, "A9": .04, "A10": .04, "A12": .02,
-		"P1": .40, "P2": .05, "P12": .011, "W3": .05, "M1": .02 / 3, "T": 1, "V6": 1,
+		"A2": .18, "A7": .05, "A8": .05, "A11": .02, "C": .06, "P1": .40, "P2": .05, "P12": .011, "W3": .05, "M1": .02 / 3, "T": 1, "V6": 1,
 	} {
 		if math.Abs(family[f]-want) > 1e-9 {
 			t.Errorf("family %s weighs %v, want %v", f, family[f], want)
@@ -229,5 +229,49 @@ func BenchmarkPredicting(b *testing.B) {
 		if !Predicting(0xc6336417, 10198).Empty() {
 			n++
 		}
+	}
+}
+
+func TestLearned(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for range 5000 {
+		x, y := r.Uint32(), r.Uint32()
+		for l := range NumLearned {
+			if got := l.Apply(x, l.Key(x, y)); got != y {
+				t.Fatalf("%s: the constant of %s and %s gives %s", l.ID(), quad(x), quad(y), quad(got))
+			}
+		}
+		var slow uint32
+		for i := 0; i < 32; i += 8 {
+			slow |= (x>>i&255 + y>>i&255) & 255 << i
+		}
+		if got := addOctets(x, y); got != slow {
+			t.Fatalf("octets of %s and %s add up to %s, want %s", quad(x), quad(y), quad(got), quad(slow))
+		}
+	}
+	if k, ok := OctetKey(word("1.2.3.4"), word("6.5.4.3")); !ok || k != 7 {
+		t.Errorf("octet key %d, %v", k, ok)
+	}
+	if _, ok := OctetKey(word("1.2.3.4"), word("6.5.4.4")); ok {
+		t.Error("unequal octets have a key")
+	}
+}
+
+// An RRset that keeps the rule, built from the family's own transform.
+func TestNymaimChecksum(t *testing.T) {
+	set := []uint32{word("84.15.72.201"), word("109.158.209.148"), word("14.234.0.124"), word("250.210.187.100")}
+	sum := uint32(0)
+	for _, w := range set {
+		sum += bits.ReverseBytes32(nymaimForward(w))
+	}
+	check := nymaimInverse(bits.ReverseBytes32(sum))
+	if !NymaimChecksum(append(set, check), set[0]) {
+		t.Error("an RRset with a checksum record is not known")
+	}
+	if NymaimChecksum(append(set, check), check) {
+		t.Error("the checksum record itself counts as an address")
+	}
+	if NymaimChecksum(append(set, check+1), set[0]) || NymaimChecksum(set[:2], set[0]) {
+		t.Error("an RRset without a checksum record passes")
 	}
 }

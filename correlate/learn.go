@@ -1,0 +1,368 @@
+package correlate
+
+import (
+	"cmp"
+	"slices"
+
+	"portolan/correlate/baseline"
+	"portolan/correlate/hypothesis"
+	"portolan/sensor/event"
+)
+
+// Learning is for the constants of malware that nobody has taken apart yet: every pair of a
+// fresh answer and an unexplained destination fits one constant of each family, and is
+// remembered with it. A later pair that fits a constant again is evidence, the weaker the more
+// constants were remembered and answers tried. It happens when a connection is settled.
+
+// Bounds of what is remembered for one client. Of the answers still fresh the newest are
+// tried; malware connects soon after it has asked.
+const (
+	learnXor     = 16 // answers tried with XOR
+	learnAdd     = 8  // with the additions
+	learnPermute = 4  // with a permutation and XOR
+	maxXor       = 256
+	maxAdd       = 384
+	maxPermute   = 736
+	maxOffsets   = 64 // trials of a port
+	maxUsed      = 16 // ports
+)
+
+// pair is an answer and a destination with the constant that leads from one to the other.
+type pair struct {
+	x, y, key uint32
+	family    hypothesis.Learned
+}
+
+// offset is a trial of a port: the answer and the port.
+type offset struct {
+	x    uint32
+	port uint16
+}
+
+// cycle is a list that overwrites its oldest element when it may not grow.
+type cycle struct {
+	list
+	next uint16 // the oldest, once the list does not grow any more
+}
+
+// put enters x among the elements of r.
+func put[T any](in *lists[T], r *cycle, x T, bound int, b *budget) {
+	all, ok := in.grow(&r.list, bound, b)
+	if ok {
+		all[len(all)-1] = x
+		return
+	}
+	if all = in.of(&r.list); len(all) > 0 {
+		r.next %= uint16(len(all))
+		all[r.next] = x
+		r.next++
+	}
+}
+
+// learner is what is remembered of one client in order to learn.
+type learner struct {
+	xor, add, permute cycle             // of pair
+	offsets           cycle             // of offset
+	used              [maxUsed]usedPort // unusual ports to answered addresses, by when they were first used
+	uses              uint32
+	owner             uint32 // the client's number, plus 1; 0 when nobody's
+	usedNext          uint8
+	gated             bool
+	led               bool
+	burst             uint8 // unexplained destinations since burstAt
+	burstAt           event.Time
+	leadAt            event.Time // when the client last gave a lead
+	walk              float64    // evidence that the client walks through many destinations
+	walkAt            event.Time // when that was last brought up to date
+}
+
+type usedPort struct {
+	port  uint16
+	count uint32
+}
+
+// The gate is a sequential test (threshold random walk): of a benign client at most one
+// distinct destination in five is unexplained, of one that walks through many at least four.
+const (
+	walkStep  = 1.3863          // ln(0.8/0.2)
+	gateAbove = 9.2             // ln(0.99/0.0001)
+	gateBelow = gateAbove / 2   // the gate opens again
+	walkMax   = 2 * gateAbove   // so that it does
+	walkDecay = walkStep / 60e9 // per nanosecond: a step a minute is forgotten
+	portShare = 0.3             // of the predictive chance of a port, what the client's own history decides
+	mediaTime = 5 * 60 * 1e9    // nanoseconds: how long after STUN peers may follow
+	ctrlTime  = 10 * 60 * 1e9   // nanoseconds: how long after a control channel its data may follow
+)
+
+// pass moves the walk by step at time t and reports whether the gate is shut.
+func (l *learner) pass(t event.Time, step float64) bool {
+	if t > l.walkAt {
+		l.walk -= walkDecay * float64(t-l.walkAt)
+		l.walkAt = t
+	}
+	l.walk = min(max(l.walk, 0)+step, walkMax)
+	l.walk = max(l.walk, 0)
+	if l.walk >= gateAbove {
+		l.gated = true
+	} else if l.walk < gateBelow {
+		l.gated = false
+	}
+	return l.gated
+}
+
+// portChance mixes what the client's own history says of a port into the prior q.
+func (l *learner) portChance(port uint16, q float64) float64 {
+	for _, u := range l.used {
+		if u.count > 0 && u.port == port {
+			return (1-portShare)*q + portShare*float64(u.count)/float64(l.uses)
+		}
+	}
+	return (1 - portShare) * q
+}
+
+// usePort enters a trial of a port.
+func (l *learner) usePort(port uint16) {
+	l.uses++
+	for i := range l.used {
+		if l.used[i].count > 0 && l.used[i].port == port {
+			l.used[i].count++
+			return
+		}
+	}
+	l.used[l.usedNext] = usedPort{port, 1}
+	l.usedNext = (l.usedNext + 1) % maxUsed
+}
+
+// weighPort puts the client's own history into the chance of a port, and reports whether it
+// has used the port before.
+func (l *learner) weighPort(x *pending, v *verdict) (used bool) {
+	if v.kind != Port || v.class < tried || l.uses == 0 {
+		return false
+	}
+	prior := v.q
+	v.q = l.portChance(x.dport, prior)
+	return v.q > prior
+}
+
+// decoyChance is the chance of x for decoys: history as it was before x was noted.
+func (l *learner) decoyChance(x *pending, v *verdict) float64 {
+	if v.kind != Port || l.uses <= 1 {
+		return v.q
+	}
+	return (1 - portShare) * v.q
+}
+
+// note enters a settled trial into the client's history.
+func (l *learner) note(x *pending, v *verdict) {
+	if v.kind == Port {
+		l.usePort(x.dport)
+	}
+}
+
+// fresh is an A answer that competes.
+type fresh struct {
+	word   uint32
+	last   event.Time
+	origin uint32
+	inSet  bool // used by forSets
+}
+
+// learnAddress appends to s.found the constants remembered that lead from the fresh
+// answers, which judge left behind, to the destination y, and remembers the new pairs.
+func (s *shard) learnAddress(d *side, l *learner, y uint32) {
+	if len(s.fresh) == 0 || !baseline.Public(y) {
+		return
+	}
+	// The newest first; among answers given at once the order is theirs.
+	slices.SortFunc(s.fresh, func(a, b fresh) int { return cmp.Or(cmp.Compare(b.last, a.last), cmp.Compare(a.word, b.word)) })
+	s.learnFamilies(d, &l.xor, maxXor, learnXor, y, hypothesis.XorLearned, hypothesis.XorLearned+1)
+	s.learnFamilies(d, &l.add, maxAdd, learnAdd, y, hypothesis.AddBig, hypothesis.AddOctets+1)
+	s.learnFamilies(d, &l.permute, maxPermute, learnPermute, y, hypothesis.AddOctets+1, hypothesis.NumLearned)
+}
+
+// candidate is a pair that is being tried.
+type candidate struct {
+	pair
+	times int  // constants remembered that it fits
+	known bool // this very pair is remembered
+}
+
+// learnFamilies tries the families from first to before last on the newest answers.
+func (s *shard) learnFamilies(d *side, r *cycle, bound, newest int, y uint32, first, last hypothesis.Learned) {
+	xs := s.fresh[:min(newest, len(s.fresh))]
+	s.candidates = s.candidates[:0]
+	for _, x := range xs {
+		if x.word>>16 == y>>16 {
+			continue // a neighbour of the answer: a constant with zero high bits proves nothing
+		}
+		for f := first; f < last; f++ {
+			if key := f.Key(x.word, y); key != 0 { // without a constant it is a transform of its own
+				s.candidates = append(s.candidates, candidate{pair: pair{x.word, y, key, f}})
+			}
+		}
+	}
+	all := s.candidates
+	if len(all) == 0 {
+		return
+	}
+	s.index256(all)
+	var remembered [hypothesis.NumLearned]int
+	earlier := d.pairs.of(&r.list)
+	for i := range earlier {
+		p := &earlier[i]
+		remembered[p.family]++
+		for at := candidateSlot(p.family, p.key); s.slots[at] != 0; at = (at + 1) % len(s.slots) {
+			c := &all[s.slots[at]-1]
+			if c.family != p.family || c.key != p.key {
+				continue
+			}
+			switch {
+			case c.x == p.x && c.y == p.y, c.x == p.y && c.y == p.x:
+				c.known = true // the pair itself, or what it is by symmetry
+			case c.x>>16 != p.x>>16 && c.y != p.y:
+				c.times++
+			}
+		}
+	}
+	for i := range all {
+		c := &all[i]
+		if c.times > 0 && !c.known {
+			s.found = append(s.found, found{
+				mixture: hypothesis.AddressA, sort: sortLearned, which: uint8(c.family), constant: c.key, word: c.x, operand: mapped(c.x),
+				times: c.times, of: float64(len(xs)) * float64(remembered[c.family]),
+			})
+		}
+	}
+	for i := range all {
+		if !all[i].known {
+			put(&d.pairs, r, all[i].pair, bound, &d.budget)
+		}
+	}
+}
+
+func candidateSlot(f hypothesis.Learned, key uint32) int {
+	return int((key ^ uint32(f)*0x85EBCA6B) * 0x9E3779B1 >> 24)
+}
+
+// index256 makes s.slots an open-addressing index of the candidates, of which there are at most 92.
+func (s *shard) index256(all []candidate) {
+	s.slots = [256]uint8{}
+	for i := range all {
+		at := candidateSlot(all[i].family, all[i].key)
+		for s.slots[at] != 0 {
+			at = (at + 1) % len(s.slots)
+		}
+		s.slots[at] = uint8(i + 1)
+	}
+}
+
+// learnPort appends to s.found the constants that lead from formulas of the answer x to
+// the port, and remembers the trial (C*).
+func (s *shard) learnPort(d *side, l *learner, x uint32, port uint16) {
+	earlier := d.offsets.of(&l.offsets.list)
+	for o := range hypothesis.NumOffsets {
+		key := port - o.Value(x)
+		if key == 0 {
+			continue // a formula of its own
+		}
+		times := 0
+		for _, p := range earlier {
+			if p.port-o.Value(p.x) == key && o.Value(p.x) != o.Value(x) && p.x>>16 != x>>16 {
+				times++
+			}
+		}
+		if times > 0 {
+			s.found = append(s.found, found{
+				mixture: hypothesis.Port4, sort: sortOffset, which: uint8(o), constant: uint32(key), word: x, operand: mapped(x),
+				times: times, of: float64(len(earlier)),
+			})
+		}
+	}
+	if !slices.Contains(earlier, offset{x, port}) {
+		put(&d.offsets, &l.offsets, offset{x, port}, maxOffsets, &d.budget)
+	}
+}
+
+// side is the evidence of a shard: the real one, or that of the decoys.
+type side struct {
+	support  map[uint32]*support
+	learners pool[learner]
+	pairs    lists[pair]
+	offsets  lists[offset]
+	budget   budget
+	hand     uint32 // of the eviction clock
+}
+
+func newSide(bytes int64) side {
+	return side{
+		support: make(map[uint32]*support), learners: newPool[learner](1), pairs: newLists[pair](), offsets: newLists[offset](),
+		budget: budget{limit: bytes},
+	}
+}
+
+// learner returns the one in place n-1, nil for place 0.
+func (d *side) learner(n uint32) *learner {
+	if n == 0 {
+		return nil
+	}
+	return &d.learners.at(n - 1)[0]
+}
+
+// release forgets the learner in place n-1.
+func (d *side) release(n uint32) {
+	l := d.learner(n)
+	if l == nil {
+		return
+	}
+	d.pairs.release(&l.xor.list)
+	d.pairs.release(&l.add.list)
+	d.pairs.release(&l.permute.list)
+	d.offsets.release(&l.offsets.list)
+	l.owner = 0
+	d.learners.put(n - 1)
+}
+
+// newLearner returns the place of a new learner for client n, plus 1; one of another client
+// makes room when memory is spent. It is 0 when there is none.
+func (s *shard) newLearner(d *side, n uint32) uint32 {
+	at, ok := d.learners.get(&d.budget)
+	for step := uint32(0); !ok && step < d.learners.next; step++ {
+		d.hand = (d.hand + 1) % d.learners.next
+		if l := d.learner(d.hand + 1); l.owner != 0 {
+			c := s.client(l.owner - 1)
+			s.stats.EvictedLearners++
+			s.forget(d, c)
+			at, ok = d.learners.get(&d.budget)
+		}
+	}
+	if !ok {
+		return 0
+	}
+	*d.learner(at + 1) = learner{owner: n + 1}
+	return at + 1
+}
+
+// forget drops the learner of client c on side d.
+func (s *shard) forget(d *side, c *client) {
+	place := &c.learner
+	if d == &s.decoy {
+		place = &c.decoy
+	}
+	d.release(*place)
+	*place = 0
+}
+
+// teach has the client's learner try a settled trial, appends to s.found what it
+// predicts, and remembers the trial. Judge has just looked at x.
+func (s *shard) teach(d *side, l *learner, x *pending, v *verdict) {
+	if v.kind == Address {
+		if y, ok := word(&x.addr); ok && !v.quiet && !l.gated {
+			s.learnAddress(d, l, y)
+		}
+	} else if len(s.fresh) > 0 && !v.quiet {
+		s.learnPort(d, l, s.fresh[0].word, x.dport)
+	}
+	if len(s.found) > 0 {
+		v.class = predicted
+	}
+}

@@ -163,7 +163,7 @@ func chance(v *verdict, top *share) float64 {
 		}
 	default:
 		a := v.operand[hypothesis.AddressA] - v.aaaa
-		n := a*hypothesis.Tried(hypothesis.ViaA) +
+		n := a*(hypothesis.Tried(hypothesis.ViaA)+hypothesis.OctetKeys) +
 			v.aaaa*len(hypothesis.Embedded)*hypothesis.Tried(hypothesis.ViaAAAA12) +
 			v.operand[hypothesis.AddressT]*hypothesis.Tried(hypothesis.ViaTXTBase64)
 		sum = float64(n) * v.q

@@ -76,6 +76,7 @@ type verdict struct {
 	operand [hypothesis.NumMixtures]int // answers that competed, by mixture; 0 means no trial of that mixture
 	aaaa    int                         // of those of AddressA, how many are AAAA
 	q       float64                     // chance of the port or destination
+	near    baseline.Near
 	by      explanation
 	quiet   bool // something else accounts for destinations like this one: no constant is learned from it, and it gives no lead
 }
@@ -106,13 +107,13 @@ func (v *verdict) competing(f *found) int {
 // hypotheses returns how many hypotheses were tried.
 func (v *verdict) hypotheses() (n int) {
 	if v.operand[hypothesis.Port4] > 0 {
-		n += hypothesis.NumFormulas
+		n += hypothesis.NumFormulas + int(hypothesis.NumOffsets)
 	}
 	if v.operand[hypothesis.Port6] > 0 {
 		n += hypothesis.NumGroups
 	}
 	if v.operand[hypothesis.AddressA] > v.aaaa {
-		n += hypothesis.Tried(hypothesis.ViaA)
+		n += hypothesis.Tried(hypothesis.ViaA) + hypothesis.OctetKeys + int(hypothesis.NumPairs) + int(hypothesis.NumLearned)
 	}
 	if v.aaaa > 0 {
 		n += len(hypothesis.Embedded) * hypothesis.Tried(hypothesis.ViaAAAA12)
@@ -263,13 +264,22 @@ func (s *shard) judgeAddress(c *client, settled []answer, before []pending, x *p
 	}
 	t := contest{y: y, v: verdict{kind: Address, quiet: quiet}}
 	for i := range settled {
-		if a := &settled[i]; a.kind.operand() && a.last <= x.time && x.time <= s.freshUntil(a) {
+		a := &settled[i]
+		if !a.kind.operand() || a.last > x.time {
+			continue
+		}
+		s.measure(&t, a.kind, &a.addr)
+		if x.time <= s.freshUntil(a) {
 			s.compete(&t, a.kind, &a.addr, a.last, a.origin)
 		}
 	}
 	for i := range before {
 		p := &before[i]
-		if !p.kind.operand() || x.time > p.fresh {
+		if !p.kind.operand() {
+			continue
+		}
+		s.measure(&t, p.kind, &p.addr)
+		if x.time > p.fresh {
 			continue
 		}
 		if p.before < x.time {
@@ -286,14 +296,22 @@ func (s *shard) judgeAddress(c *client, settled []answer, before []pending, x *p
 		return verdict{class: explained, by: byEmbedded}
 	}
 	s.tryPairs(y)
-	v.class = tried
+	v.class, v.near = tried, t.near
 	own, _ := word(&c.addr)
-	v.q = baseline.Destination(y, own, t.near)
+	v.q = baseline.Destination(y, own, &t.near)
 	if len(s.found) > 0 {
 		v.class = predicted
 		s.confirm()
 	}
 	return *v
+}
+
+// measure notes how close the destination lies to an answer, fresh or not. One that is pending
+// as well as settled may count twice.
+func (s *shard) measure(t *contest, k kind, addr *[16]byte) {
+	if k == kindA {
+		t.near.Measure(binary.BigEndian.Uint32(addr[12:]), t.y)
+	}
 }
 
 // compete enters an answer into the contest and tries the transforms on it.
@@ -320,7 +338,6 @@ func (s *shard) compete(t *contest, k kind, addr *[16]byte, last event.Time, ori
 		}
 	case kindA:
 		t.v.operand[hypothesis.AddressA]++
-		t.near = max(t.near, baseline.Closeness(w, t.y))
 		s.fresh = append(s.fresh, fresh{word: w, last: last, origin: origin})
 		s.tryWord(hypothesis.ViaA, w, addr)
 		if key, ok := hypothesis.OctetKey(w, t.y); ok && !hypothesis.OctetKeyKnown(key) {

@@ -169,15 +169,40 @@ type fresh struct {
 
 // learnAddress appends to s.found the constants remembered that lead from the fresh
 // answers, which judge left behind, to the destination y, and remembers the new pairs.
-func (s *shard) learnAddress(d *side, l *learner, y uint32) {
-	if len(s.fresh) == 0 || !baseline.Public(y) {
+//
+// Services come in blocks of addresses, and two blocks have many pairs with one constant
+// between them. So nothing is learned from a destination in the same /12 as any answer that the client was
+// ever given, and in the same /8 it counts as the neighbour it may be.
+func (s *shard) learnAddress(d *side, l *learner, y uint32, v *verdict) {
+	if len(s.fresh) == 0 || !baseline.Public(y) || v.near.Prefix12 > 0 {
 		return
+	}
+	from := len(s.found)
+	if v.near.Prefix8 > 0 {
+		defer func() {
+			for i := from; i < len(s.found); i++ {
+				s.found[i].of *= max(1, baseline.Neighbour8/v.q)
+			}
+		}()
 	}
 	// The newest first; among answers given at once the order is theirs.
 	slices.SortFunc(s.fresh, func(a, b fresh) int { return cmp.Or(cmp.Compare(b.last, a.last), cmp.Compare(a.word, b.word)) })
 	s.learnFamilies(d, &l.xor, maxXor, learnXor, y, hypothesis.XorLearned, hypothesis.XorLearned+1)
 	s.learnFamilies(d, &l.add, maxAdd, learnAdd, y, hypothesis.AddBig, hypothesis.AddOctets+1)
 	s.learnFamilies(d, &l.permute, maxPermute, learnPermute, y, hypothesis.AddOctets+1, hypothesis.NumLearned)
+}
+
+// sparse reports whether at least two octets of a constant are 0. Services that come in
+// pairs, such as one in each of two data centres, differ in an octet or two by design; a key that somebody
+// chose is not like that but once in ten thousand.
+func sparse(key uint32) bool {
+	zeros := 0
+	for ; key != 0; key >>= 8 {
+		if key&255 != 0 {
+			zeros--
+		}
+	}
+	return zeros+4 >= 2
 }
 
 // candidate is a pair that is being tried.
@@ -196,7 +221,7 @@ func (s *shard) learnFamilies(d *side, r *cycle, bound, newest int, y uint32, fi
 			continue // a neighbour of the answer: a constant with zero high bits proves nothing
 		}
 		for f := first; f < last; f++ {
-			if key := f.Key(x.word, y); key != 0 { // without a constant it is a transform of its own
+			if key := f.Key(x.word, y); !sparse(key) {
 				s.candidates = append(s.candidates, candidate{pair: pair{x.word, y, key, f}})
 			}
 		}
@@ -259,6 +284,9 @@ func (s *shard) index256(all []candidate) {
 // learnPort appends to s.found the constants that lead from formulas of the answer x to
 // the port, and remembers the trial (C*).
 func (s *shard) learnPort(d *side, l *learner, x uint32, port uint16) {
+	if !baseline.Public(x) {
+		return // sites number the ports of their own hosts by the last octet
+	}
 	earlier := d.offsets.of(&l.offsets.list)
 	for o := range hypothesis.NumOffsets {
 		key := port - o.Value(x)
@@ -357,7 +385,7 @@ func (s *shard) forget(d *side, c *client) {
 func (s *shard) teach(d *side, l *learner, x *pending, v *verdict) {
 	if v.kind == Address {
 		if y, ok := word(&x.addr); ok && !v.quiet && !l.gated {
-			s.learnAddress(d, l, y)
+			s.learnAddress(d, l, y, v)
 		}
 	} else if len(s.fresh) > 0 && !v.quiet {
 		s.learnPort(d, l, s.fresh[0].word, x.dport)

@@ -219,6 +219,7 @@ func (c *slowClient) run(cfg Config, hits map[ID]slowHit) {
 		set := map[hypothesis.Mixture]slowTrial{}
 		key := y.String()
 		q := 0.0
+		var near baseline.Near
 		var answers []uint32 // fresh ones, newest first
 		switch {
 		case isAnswer:
@@ -246,15 +247,16 @@ func (c *slowClient) run(cfg Config, hits map[ID]slowHit) {
 		case y.Is4() && baseline.Reachable(word4(y)):
 			w := word4(y)
 			n := map[kind]int{}
-			near := baseline.Anywhere
 			embedded := false
 			var freshA []fresh
 			for k, a := range told {
+				if k.kind == kindA {
+					near.Measure(word4(k.addr), w)
+				}
 				if k.kind.operand() && x.Time <= max(a.ttlEnd, a.last.Add(cfg.AddressWindow)) {
 					n[min(k.kind, kind(hypothesis.ViaTXTPlain))]++
 					ip := k.addr.As16()
 					if k.kind == kindA {
-						near = max(near, baseline.Closeness(word4(k.addr), w))
 						freshA = append(freshA, fresh{word: word4(k.addr), last: a.last})
 					} else if ip4, ok := translated(&ip); ok && ip4 == w {
 						embedded = true
@@ -279,7 +281,7 @@ func (c *slowClient) run(cfg Config, hits map[ID]slowHit) {
 			if c.addr.Is4() {
 				ownAddr = word4(c.addr)
 			}
-			q = baseline.Destination(w, ownAddr, near)
+			q = baseline.Destination(w, ownAddr, &near)
 			if n[kindA]+n[kindAAAA] > 0 {
 				set[hypothesis.AddressA] = slowTrial{}
 			}
@@ -340,8 +342,13 @@ func (c *slowClient) run(cfg Config, hits map[ID]slowHit) {
 			walk.pass(x.Time, walkStep)
 		}
 		// What was learned from earlier trials, and learning from this one.
+		qLearn := q
+		if near.Prefix8 > 0 {
+			qLearn = max(q, baseline.Neighbour8)
+		}
 		switch {
 		case quiet:
+		case isAnswer && operand.kind == kindA && !baseline.Public(word4(operand.addr)):
 		case isAnswer && operand.kind == kindA:
 			from := word4(operand.addr)
 			for o := range hypothesis.NumOffsets {
@@ -359,12 +366,12 @@ func (c *slowClient) run(cfg Config, hits map[ID]slowHit) {
 			if !slices.Contains(ports, offset{from, port}) {
 				ports = lastOf(append(ports, offset{from, port}), maxOffsets)
 			}
-		case !isAnswer && !walk.gated && baseline.Public(word4(y)):
+		case !isAnswer && !walk.gated && baseline.Public(word4(y)) && near.Prefix12 == 0:
 			for i, r := range []struct {
 				newest, bound int
 				first, before hypothesis.Learned
 			}{{learnXor, maxXor, 0, 1}, {learnAdd, maxAdd, 1, 4}, {learnPermute, maxPermute, 4, hypothesis.NumLearned}} {
-				pairs[i] = slowLearn(answers[:min(r.newest, len(answers))], word4(y), q, r.first, r.before, pairs[i], r.bound, set[hypothesis.AddressA])
+				pairs[i] = slowLearn(answers[:min(r.newest, len(answers))], word4(y), qLearn, r.first, r.before, pairs[i], r.bound, set[hypothesis.AddressA])
 			}
 		}
 		if !matched() {
@@ -449,7 +456,7 @@ func slowLearn(answers []uint32, y uint32, q float64, first, before hypothesis.L
 	for _, x := range answers {
 		for f := first; f < before; f++ {
 			key := f.Key(x, y)
-			if x>>16 == y>>16 || key == 0 {
+			if x>>16 == y>>16 || sparse(key) {
 				continue
 			}
 			times, of, known := 0, 0, false

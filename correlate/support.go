@@ -312,12 +312,17 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 	return dst
 }
 
-// contact marks the answers that x goes to.
+// contact marks the answers that x goes to, and those given together with them: the
+// lookup served its purpose.
 func (s *shard) contact(c *client, x *pending) {
 	all := s.answers.of(&c.answers)
 	for i := range all {
-		if all[i].addr == x.addr {
-			all[i].contacted = true
+		if a := &all[i]; a.addr == x.addr && !a.contacted {
+			for j := range all {
+				if b := &all[j]; b.last == a.last && b.origin == a.origin {
+					b.contacted = true
+				}
+			}
 		}
 	}
 }

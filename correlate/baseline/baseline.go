@@ -62,21 +62,36 @@ func Port(port uint16) float64 {
 // Floor is the least probability of a destination: one in all of IPv4.
 const Floor = 1.0 / (1 << 32)
 
-// Near says how close a destination lies to what its client was told or is itself.
-type Near uint8
+// Near counts how many of the answers that a client was ever given lie how close to a
+// destination.
+type Near struct {
+	Answers                               int
+	Prefix8, Prefix12, Prefix16, Prefix24 int // of those, how many share so many leading bits with it
+}
 
-// The distances, farthest first.
-const (
-	Anywhere Near = iota
-	SamePrefix16
-	SamePrefix24
-)
+// Measure counts the answer x for the destination y.
+func (n *Near) Measure(x, y uint32) {
+	n.Answers++
+	d := x ^ y
+	if d < 1<<24 {
+		n.Prefix8++
+	}
+	if d < 1<<20 {
+		n.Prefix12++
+	}
+	if d < 1<<16 {
+		n.Prefix16++
+	}
+	if d < 1<<8 {
+		n.Prefix24++
+	}
+}
 
 // Destination returns the probability that a destination no lookup explains is the IPv4
-// address y, in host order. Own is the client's address (0 when it is not IPv4), answer how
-// close y lies to the nearest answer that competes to explain it: neighbours of answers are
-// ordinary (load balancers, content networks), and so are a client's own neighbours.
-func Destination(y, own uint32, answer Near) float64 {
+// address y, in host order. Own is the client's address (0 when it is not IPv4), near how
+// many of its answers lie close to y: neighbours of answers are ordinary (load balancers, content
+// networks and their blocks of addresses), and so are a client's own neighbours.
+func Destination(y, own uint32, near *Near) float64 {
 	q := Floor
 	switch {
 	case y>>24 == 10:
@@ -89,34 +104,37 @@ func Destination(y, own uint32, answer Near) float64 {
 		q = max(q, .02/(1<<22))
 	}
 	if own != 0 {
-		q = max(q, neighbour(Closeness(y, own), .05))
+		var n Near
+		n.Measure(own, y)
+		q = max(q, n.chance())
 	}
-	q = max(q, neighbour(answer, .05))
+	q = max(q, near.chance())
 	if wellKnown(y) {
 		q = max(q, 1e-3)
 	}
 	return q
 }
 
-func neighbour(n Near, share float64) float64 {
-	switch n {
-	case SamePrefix24:
-		return share / (1 << 8)
-	case SamePrefix16:
-		return share / (1 << 16)
-	}
-	return 0
-}
+// share is the share of unexplained destinations that each kind of neighbour has.
+const share = .05
 
-// Closeness says how near two IPv4 addresses lie to each other.
-func Closeness(x, y uint32) Near {
-	switch d := x ^ y; {
-	case d < 1<<8:
-		return SamePrefix24
-	case d < 1<<16:
-		return SamePrefix16
+// Neighbour8 is the probability of a destination that shares its first octet with an answer,
+// if every such destination is a neighbour.
+const Neighbour8 = share / (1 << 24)
+
+// chance is the probability of a destination as a neighbour of answers. In one with many
+// answers, any of them may be the neighbour, but which services a client stays close to is
+// not spread evenly: for close neighbours one is enough.
+func (n *Near) chance() float64 {
+	switch {
+	case n.Prefix24 > 0:
+		return share / (1 << 8)
+	case n.Prefix16 > 0:
+		return share / (1 << 16)
+	case n.Answers == 0:
+		return 0
 	}
-	return Anywhere
+	return share * max(float64(n.Prefix12)/(1<<20), float64(n.Prefix8)/(1<<24)) / float64(n.Answers)
 }
 
 // wellKnown lists addresses that much software carries with it: public resolvers.

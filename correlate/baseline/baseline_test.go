@@ -28,21 +28,31 @@ func TestPortIsAProbability(t *testing.T) {
 }
 
 func TestDestination(t *testing.T) {
+	const client = 0x0A000007
 	for _, tt := range []struct {
-		what   string
-		y, own uint32
-		answer Near
-		want   float64
+		what    string
+		y, own  uint32
+		answers []uint32
+		want    float64
 	}{
-		{"public address", 0xC6336417, 0x0A000007, Anywhere, Floor},
-		{"private address elsewhere", 0x0A090909, 0x0A000007, Anywhere, .05 / (1 << 24)},
-		{"private address, same /16", 0x0A000909, 0x0A000007, Anywhere, .05 / (1 << 16)},
-		{"private address, same /24", 0x0A000009, 0x0A000007, Anywhere, .05 / (1 << 8)},
-		{"next to an answer", 0xC6336418, 0x0A000007, SamePrefix24, .05 / (1 << 8)},
-		{"public resolver", 0x08080808, 0x0A000007, Anywhere, 1e-3},
-		{"client without IPv4", 0x00000042, 0, Anywhere, Floor},
+		{"public address", 0xC6336417, client, []uint32{0x01020304}, Floor},
+		{"private address elsewhere", 0x0A190909, client, nil, .05 / (1 << 24)},
+		{"private address, same /12", 0x0A090909, client, nil, .05 / (1 << 20)},
+		{"private address, same /16", 0x0A000909, client, nil, .05 / (1 << 16)},
+		{"private address, same /24", 0x0A000009, client, nil, .05 / (1 << 8)},
+		{"next to an answer", 0xC6336418, client, []uint32{0x01020304, 0xC6336401}, .05 / (1 << 8)},
+		{"same /16 as one of two answers", 0xC6336418, client, []uint32{0x01020304, 0xC6330001}, .05 / (1 << 16)},
+		{"same /12 as one of two answers", 0xC6336418, client, []uint32{0x01020304, 0xC6300001}, .05 / (1 << 20) / 2},
+		{"same /8 as both answers", 0xC6336418, client, []uint32{0xC6E20304, 0xC6F00001}, .05 / (1 << 24)},
+		{"same /8 as one of 100 answers", 0xC6336418, client, append(make([]uint32, 99), 0xC6F00001), Floor},
+		{"public resolver", 0x08080808, client, nil, 1e-3},
+		{"client without IPv4", 0x00000042, 0, nil, Floor},
 	} {
-		if got := Destination(tt.y, tt.own, tt.answer); math.Abs(got/tt.want-1) > 1e-12 {
+		var n Near
+		for _, x := range tt.answers {
+			n.Measure(x, tt.y)
+		}
+		if got := Destination(tt.y, tt.own, &n); math.Abs(got/tt.want-1) > 1e-12 {
 			t.Errorf("%s: %v, want %v", tt.what, got, tt.want)
 		}
 	}
@@ -52,9 +62,9 @@ func TestDestination(t *testing.T) {
 // to within that share: all private space, neighbours of one client and of one answer, and the resolvers.
 func TestDestinationMass(t *testing.T) {
 	private := .05 + .05 + .05 + .02
-	neighbours := 2 * (.05 + .05)
+	neighbours := 2 * 4 * .05
 	resolvers := 12 * 1e-3
-	if sum := private + neighbours + resolvers; sum > .5 {
+	if sum := private + neighbours + resolvers; sum > .75 {
 		t.Errorf("%v of the mass lies above the floor", sum)
 	}
 }

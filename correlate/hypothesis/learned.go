@@ -158,8 +158,11 @@ func OctetKeyKnown(k uint8) bool {
 	return false
 }
 
+// OctetKeys is the number of constants of A5 that are not known.
+const OctetKeys = 255 - len(octetKeys)
+
 // OctetWeight returns the prior weight of one constant of A5 that is not known.
-func OctetWeight() float64 { return octetShare / float64(255-len(octetKeys)) }
+func OctetWeight() float64 { return octetShare / float64(OctetKeys) }
 
 // OctetID returns the id of a constant of A5 that is not known.
 func OctetID(k uint8) string { return fmt.Sprintf("A5:k8:%02X", k) }

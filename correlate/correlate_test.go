@@ -349,3 +349,5 @@ func TestRing(t *testing.T) {
 		t.Errorf("%d of %d strings kept", kept, len(refs))
 	}
 }
+
+func netipAddrPort(y uint32, port uint16) netip.AddrPort { return netip.AddrPortFrom(addr4(y), port) }

@@ -143,10 +143,13 @@ func (s *shard) ttl(seconds uint32) time.Duration {
 }
 
 // judge looks at connection x of client c in the light of its settled answers and of the
-// pending events before, all stamped no later. What predicts x is left in s.found, and the
-// A answers that compete in s.fresh. With scrambled set the answers are decoys.
-func (s *shard) judge(c *client, before []pending, x *pending, scrambled bool) verdict {
-	s.found, s.fresh, s.scrambled = s.found[:0], s.fresh[:0], scrambled
+// pending events before, all stamped no later. What predicts x is left in s.tries, with
+// the A answers that compete. When x is being settled, calculations from two answers are
+// tried too, and what scrambled answers predict is left in s.chance.
+func (s *shard) judge(c *client, before []pending, x *pending, settling bool) verdict {
+	s.settling = settling
+	s.tries.reset()
+	s.chance.reset()
 	if x.proto == event.UDP && x.sport == 53 { // a resolver's answer to a query not seen
 		return verdict{}
 	}
@@ -214,35 +217,53 @@ func (s *shard) judgePort(x *pending, e *explainer) verdict {
 		return verdict{class: explained, by: byControl}
 	}
 	v := verdict{class: tried, kind: Port, q: baseline.Port(x.dport), quiet: e.media}
-	if w, ok := word(&x.addr); ok {
+	if _, ok := word(&x.addr); ok {
 		v.operand[hypothesis.Port4] = 1
-		if s.scrambled {
-			w = s.decoyKey.Word(w)
-		}
-		s.fresh = append(s.fresh, fresh{word: w})
-		for f := range hypothesis.Predicting(w, x.dport).All() {
-			s.found = append(s.found, found{mixture: hypothesis.Port4, which: uint8(f), via: hypothesis.ViaA, word: w, operand: x.addr})
-		}
 	} else {
 		v.operand[hypothesis.Port6] = 1
-		addr := x.addr
-		if s.scrambled {
-			s.scramble(&addr)
-		}
-		for m := hypothesis.Predicting6(&addr, x.dport); m != 0; m &= m - 1 {
-			g := uint8(bits.TrailingZeros64(m))
-			s.found = append(s.found, found{mixture: hypothesis.Port6, which: g, via: hypothesis.ViaAAAA, operand: x.addr})
-		}
 	}
-	if len(s.found) > 0 {
+	s.tries.port(&x.addr, x.dport)
+	if s.settling {
+		decoy := x.addr
+		s.scramble(&decoy)
+		s.chance.port(&decoy, x.dport)
+	}
+	if len(s.tries.found) > 0 {
 		v.class = predicted
 	}
 	return v
 }
 
-// scramble makes a decoy of an address, each 32 bits by themselves.
+// tries is what judging leaves behind: for the answers as they are, or scrambled.
+type tries struct {
+	found []found
+	fresh []fresh // A answers that compete
+}
+
+func (t *tries) reset() { t.found, t.fresh = t.found[:0], t.fresh[:0] }
+
+// port tries the formulas on one address.
+func (t *tries) port(addr *[16]byte, port uint16) {
+	if w, ok := word(addr); ok {
+		t.fresh = append(t.fresh, fresh{word: w})
+		for f := range hypothesis.Predicting(w, port).All() {
+			t.found = append(t.found, found{mixture: hypothesis.Port4, which: uint8(f), via: hypothesis.ViaA, word: w, operand: *addr})
+		}
+		return
+	}
+	for m := hypothesis.Predicting6(addr, port); m != 0; m &= m - 1 {
+		g := uint8(bits.TrailingZeros64(m))
+		t.found = append(t.found, found{mixture: hypothesis.Port6, which: g, via: hypothesis.ViaAAAA, operand: *addr})
+	}
+}
+
+// scramble makes a decoy of an address: of its last 32 bits when it is IPv4, else of each 32 bits.
 func (s *shard) scramble(a *[16]byte) {
-	for i := 0; i < 16; i += 4 {
+	i := 0
+	if _, ok := word(a); ok {
+		i = 12
+	}
+	for ; i < 16; i += 4 {
 		binary.BigEndian.PutUint32(a[i:], s.decoyKey.Word(binary.BigEndian.Uint32(a[i:])))
 	}
 }
@@ -295,13 +316,16 @@ func (s *shard) judgeAddress(c *client, settled []answer, before []pending, x *p
 	case t.embedded:
 		return verdict{class: explained, by: byEmbedded}
 	}
-	s.tryPairs(y)
 	v.class, v.near = tried, t.near
 	own, _ := word(&c.addr)
 	v.q = baseline.Destination(y, own, &t.near)
-	if len(s.found) > 0 {
+	if s.settling {
+		s.tryPairs(&s.tries, y)
+		s.tryPairs(&s.chance, y)
+	}
+	if len(s.tries.found) > 0 {
 		v.class = predicted
-		s.confirm()
+		s.confirm(&s.tries)
 	}
 	return *v
 }
@@ -320,11 +344,6 @@ func (s *shard) compete(t *contest, k kind, addr *[16]byte, last event.Time, ori
 		t.prepared = true
 		s.inverses.Set(t.y)
 	}
-	decoy := *addr
-	if s.scrambled {
-		s.scramble(&decoy)
-	}
-	w := binary.BigEndian.Uint32(decoy[12:])
 	switch k {
 	case kindAAAA:
 		t.v.operand[hypothesis.AddressA]++
@@ -333,19 +352,35 @@ func (s *shard) compete(t *contest, k kind, addr *[16]byte, last event.Time, ori
 			t.embedded = t.embedded || ip4 == t.y
 			return
 		}
-		for _, e := range hypothesis.Embedded {
-			s.tryWord(e.Via, binary.BigEndian.Uint32(decoy[e.Offset:]), addr)
-		}
 	case kindA:
 		t.v.operand[hypothesis.AddressA]++
-		s.fresh = append(s.fresh, fresh{word: w, last: last, origin: origin})
-		s.tryWord(hypothesis.ViaA, w, addr)
-		if key, ok := hypothesis.OctetKey(w, t.y); ok && !hypothesis.OctetKeyKnown(key) {
-			s.found = append(s.found, found{mixture: hypothesis.AddressA, sort: sortOctet, constant: uint32(key), word: w, operand: *addr})
-		}
 	default:
 		t.v.operand[hypothesis.AddressT]++
-		s.tryWord(hypothesis.Via(k), w, addr)
+	}
+	s.tryAnswer(&s.tries, t.y, k, addr, addr, last, origin)
+	if s.settling {
+		decoy := *addr
+		s.scramble(&decoy)
+		s.tryAnswer(&s.chance, t.y, k, &decoy, addr, last, origin)
+	}
+}
+
+// tryAnswer tries the transforms on an answer, or on the decoy made of it.
+func (s *shard) tryAnswer(to *tries, y uint32, k kind, from, answer *[16]byte, last event.Time, origin uint32) {
+	w := binary.BigEndian.Uint32(from[12:])
+	switch k {
+	case kindAAAA:
+		for _, e := range hypothesis.Embedded {
+			s.tryWord(to, e.Via, binary.BigEndian.Uint32(from[e.Offset:]), answer)
+		}
+	case kindA:
+		to.fresh = append(to.fresh, fresh{word: w, last: last, origin: origin})
+		s.tryWord(to, hypothesis.ViaA, w, answer)
+		if key, ok := hypothesis.OctetKey(w, y); ok && !hypothesis.OctetKeyKnown(key) {
+			to.found = append(to.found, found{mixture: hypothesis.AddressA, sort: sortOctet, constant: uint32(key), word: w, operand: *answer})
+		}
+	default:
+		s.tryWord(to, hypothesis.Via(k), w, answer)
 	}
 }
 
@@ -355,17 +390,14 @@ func (s *shard) renew(p *pending) {
 		return
 	}
 	w := binary.BigEndian.Uint32(p.addr[12:])
-	if s.scrambled {
-		w = s.decoyKey.Word(w)
-	}
-	for i := range s.fresh {
-		if f := &s.fresh[i]; f.word == w {
+	for i := range s.tries.fresh {
+		if f := &s.tries.fresh[i]; f.word == w {
 			f.last, f.origin = p.time, p.origin
 		}
 	}
 }
 
-func (s *shard) tryWord(via hypothesis.Via, w uint32, addr *[16]byte) {
+func (s *shard) tryWord(to *tries, via hypothesis.Via, w uint32, addr *[16]byte) {
 	if !s.inverses.Hit(w, via) {
 		return
 	}
@@ -375,7 +407,7 @@ func (s *shard) tryWord(via hypothesis.Via, w uint32, addr *[16]byte) {
 	}
 	s.inverses.Each(w, func(t hypothesis.Transform) {
 		if t.Weight(via) > 0 {
-			s.found = append(s.found, found{mixture: m, which: uint8(t), via: via, word: w, operand: *addr})
+			to.found = append(to.found, found{mixture: m, which: uint8(t), via: via, word: w, operand: *addr})
 		}
 	})
 }

@@ -144,12 +144,22 @@ func (l *learner) weighPort(x *pending, v *verdict) (used bool) {
 	return v.q > prior
 }
 
-// decoyChance is the chance of x for decoys: history as it was before x was noted.
-func (l *learner) decoyChance(x *pending, v *verdict) float64 {
-	if v.kind != Port || l.uses <= 1 {
-		return v.q
+// maxPorts is how many unusual ports of one answer a client may try: more are a scan.
+const maxPorts = 4
+
+// scans reports whether trial x is one more port of an answer that the client scans.
+func (d *side) scans(l *learner, x *pending) bool {
+	w, ok := word(&x.addr)
+	if !ok || l == nil {
+		return false
 	}
-	return (1 - portShare) * v.q
+	n := 0
+	for _, o := range d.offsets.of(&l.offsets.list) {
+		if o.x == w && o.port != x.dport {
+			n++
+		}
+	}
+	return n >= maxPorts
 }
 
 // note enters a settled trial into the client's history.
@@ -167,29 +177,29 @@ type fresh struct {
 	inSet  bool // used by forSets
 }
 
-// learnAddress appends to s.found the constants remembered that lead from the fresh
-// answers, which judge left behind, to the destination y, and remembers the new pairs.
+// learnAddress appends to t.found the constants remembered that lead from the fresh
+// answers, to the destination y, and remembers the new pairs.
 //
 // Services come in blocks of addresses, and two blocks have many pairs with one constant
 // between them. So nothing is learned from a destination in the same /12 as any answer that the client was
 // ever given, and in the same /8 it counts as the neighbour it may be.
-func (s *shard) learnAddress(d *side, l *learner, y uint32, v *verdict) {
-	if len(s.fresh) == 0 || !baseline.Public(y) || v.near.Prefix12 > 0 {
+func (s *shard) learnAddress(t *tries, d *side, l *learner, y uint32, v *verdict) {
+	if len(t.fresh) == 0 || !baseline.Public(y) || v.near.Prefix12 > 0 {
 		return
 	}
-	from := len(s.found)
+	from := len(t.found)
 	if v.near.Prefix8 > 0 {
 		defer func() {
-			for i := from; i < len(s.found); i++ {
-				s.found[i].of *= max(1, baseline.Neighbour8/v.q)
+			for i := from; i < len(t.found); i++ {
+				t.found[i].of *= max(1, baseline.Neighbour8/v.q)
 			}
 		}()
 	}
 	// The newest first; among answers given at once the order is theirs.
-	slices.SortFunc(s.fresh, func(a, b fresh) int { return cmp.Or(cmp.Compare(b.last, a.last), cmp.Compare(a.word, b.word)) })
-	s.learnFamilies(d, &l.xor, maxXor, learnXor, y, hypothesis.XorLearned, hypothesis.XorLearned+1)
-	s.learnFamilies(d, &l.add, maxAdd, learnAdd, y, hypothesis.AddBig, hypothesis.AddOctets+1)
-	s.learnFamilies(d, &l.permute, maxPermute, learnPermute, y, hypothesis.AddOctets+1, hypothesis.NumLearned)
+	slices.SortFunc(t.fresh, func(a, b fresh) int { return cmp.Or(cmp.Compare(b.last, a.last), cmp.Compare(a.word, b.word)) })
+	s.learnFamilies(t, d, &l.xor, maxXor, learnXor, y, hypothesis.XorLearned, hypothesis.XorLearned+1)
+	s.learnFamilies(t, d, &l.add, maxAdd, learnAdd, y, hypothesis.AddBig, hypothesis.AddOctets+1)
+	s.learnFamilies(t, d, &l.permute, maxPermute, learnPermute, y, hypothesis.AddOctets+1, hypothesis.NumLearned)
 }
 
 // sparse reports whether at least two octets of a constant are 0. Services that come in
@@ -213,15 +223,15 @@ type candidate struct {
 }
 
 // learnFamilies tries the families from first to before last on the newest answers.
-func (s *shard) learnFamilies(d *side, r *cycle, bound, newest int, y uint32, first, last hypothesis.Learned) {
-	xs := s.fresh[:min(newest, len(s.fresh))]
+func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y uint32, first, last hypothesis.Learned) {
+	xs := t.fresh[:min(newest, len(t.fresh))]
 	s.candidates = s.candidates[:0]
 	for _, x := range xs {
 		if x.word>>16 == y>>16 {
 			continue // a neighbour of the answer: a constant with zero high bits proves nothing
 		}
 		for f := first; f < last; f++ {
-			if key := f.Key(x.word, y); !sparse(key) {
+			if key := f.Key(x.word, y); !sparse(key) && !f.Fixed(key) {
 				s.candidates = append(s.candidates, candidate{pair: pair{x.word, y, key, f}})
 			}
 		}
@@ -252,7 +262,7 @@ func (s *shard) learnFamilies(d *side, r *cycle, bound, newest int, y uint32, fi
 	for i := range all {
 		c := &all[i]
 		if c.times > 0 && !c.known {
-			s.found = append(s.found, found{
+			t.found = append(t.found, found{
 				mixture: hypothesis.AddressA, sort: sortLearned, which: uint8(c.family), constant: c.key, word: c.x, operand: mapped(c.x),
 				times: c.times, of: float64(len(xs)) * float64(remembered[c.family]),
 			})
@@ -281,9 +291,9 @@ func (s *shard) index256(all []candidate) {
 	}
 }
 
-// learnPort appends to s.found the constants that lead from formulas of the answer x to
+// learnPort appends to t.found the constants that lead from formulas of the answer x to
 // the port, and remembers the trial (C*).
-func (s *shard) learnPort(d *side, l *learner, x uint32, port uint16) {
+func (t *tries) learnPort(d *side, l *learner, x uint32, port uint16) {
 	if !baseline.Public(x) {
 		return // sites number the ports of their own hosts by the last octet
 	}
@@ -300,7 +310,7 @@ func (s *shard) learnPort(d *side, l *learner, x uint32, port uint16) {
 			}
 		}
 		if times > 0 {
-			s.found = append(s.found, found{
+			t.found = append(t.found, found{
 				mixture: hypothesis.Port4, sort: sortOffset, which: uint8(o), constant: uint32(key), word: x, operand: mapped(x),
 				times: times, of: float64(len(earlier)),
 			})
@@ -380,17 +390,21 @@ func (s *shard) forget(d *side, c *client) {
 	*place = 0
 }
 
-// teach has the client's learner try a settled trial, appends to s.found what it
-// predicts, and remembers the trial. Judge has just looked at x.
-func (s *shard) teach(d *side, l *learner, x *pending, v *verdict) {
+// teach has the client's learner try a settled trial, appends to t.found what it
+// predicts, and remembers the trial.
+func (s *shard) teach(t *tries, d *side, l *learner, x *pending, v *verdict) {
 	if v.kind == Address {
 		if y, ok := word(&x.addr); ok && !v.quiet && !l.gated {
-			s.learnAddress(d, l, y, v)
+			s.learnAddress(t, d, l, y, v)
 		}
-	} else if len(s.fresh) > 0 && !v.quiet {
-		s.learnPort(d, l, s.fresh[0].word, x.dport)
+		if l.gated { // one trial is no evidence for an unknown octet on a host with so many
+			t.found = slices.DeleteFunc(t.found, func(f found) bool { return f.sort == sortOctet })
+		}
+	} else if len(t.fresh) > 0 && !v.quiet {
+		t.learnPort(d, l, t.fresh[0].word, x.dport)
 	}
-	if len(s.found) > 0 {
+	v.class = tried
+	if len(t.found) > 0 {
 		v.class = predicted
 	}
 }

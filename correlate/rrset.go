@@ -10,27 +10,27 @@ const maxSet = 16
 
 // forSets calls use with each set of 2 to maxSet fresh answers that were given together.
 // The slice holds until use returns.
-func (s *shard) forSets(use func(set []fresh)) {
-	if len(s.fresh) < 2 {
+func (s *shard) forSets(all []fresh, use func(set []fresh)) {
+	if len(all) < 2 {
 		return
 	}
 	// Chains of answers by a small hash of when and how they were given.
 	s.heads = [256]uint16{}
 	s.links = s.links[:0]
-	for i := range s.fresh {
-		f := &s.fresh[i]
+	for i := range all {
+		f := &all[i]
 		at := (uint32(f.last) ^ uint32(f.last>>32)*31 ^ f.origin*0x85EBCA6B) * 0x9E3779B1 >> 24
 		s.links = append(s.links, s.heads[at])
 		s.heads[at] = uint16(i + 1)
 	}
-	for i := len(s.fresh) - 1; i > 0; i-- {
-		if s.links[i] == 0 || s.fresh[i].inSet { // alone, or counted with a later one
+	for i := len(all) - 1; i > 0; i-- {
+		if s.links[i] == 0 || all[i].inSet { // alone, or counted with a later one
 			continue
 		}
-		f := s.fresh[i]
+		f := all[i]
 		s.set = append(s.set[:0], f)
 		for j := s.links[i]; j != 0; j = s.links[j-1] {
-			if g := &s.fresh[j-1]; g.last == f.last && g.origin == f.origin {
+			if g := &all[j-1]; g.last == f.last && g.origin == f.origin {
 				g.inSet = true
 				s.set = append(s.set, *g)
 			}
@@ -39,30 +39,30 @@ func (s *shard) forSets(use func(set []fresh)) {
 			use(s.set)
 		}
 	}
-	for i := range s.fresh {
-		s.fresh[i].inSet = false
+	for i := range all {
+		all[i].inSet = false
 	}
 }
 
-// tryPairs appends to s.found the calculations from two answers of one RRset that give the
+// tryPairs appends to t.found the calculations from two answers of one RRset that give the
 // destination y (A11).
-func (s *shard) tryPairs(y uint32) {
-	from := len(s.found)
+func (s *shard) tryPairs(t *tries, y uint32) {
+	from := len(t.found)
 	pairs := 0
-	s.forSets(func(set []fresh) {
+	s.forSets(t.fresh, func(set []fresh) {
 		pairs += len(set) * (len(set) - 1) / 2
 		for i := range set {
 			for j := range set[:i] {
 				a, b := set[i].word, set[j].word
-				s.tryPair(hypothesis.PairXor, a, b, y)
-				s.tryPair(hypothesis.PairSum, a, b, y)
-				s.tryPair(hypothesis.PairHalves, a, b, y)
-				s.tryPair(hypothesis.PairHalves, b, a, y)
+				t.pair(hypothesis.PairXor, a, b, y)
+				t.pair(hypothesis.PairSum, a, b, y)
+				t.pair(hypothesis.PairHalves, a, b, y)
+				t.pair(hypothesis.PairHalves, b, a, y)
 			}
 		}
 	})
-	for i := from; i < len(s.found); i++ {
-		f := &s.found[i]
+	for i := from; i < len(t.found); i++ {
+		f := &t.found[i]
 		f.of = float64(pairs)
 		if hypothesis.Pair(f.which) == hypothesis.PairHalves {
 			f.of *= 2 // either may give the high half
@@ -70,9 +70,9 @@ func (s *shard) tryPairs(y uint32) {
 	}
 }
 
-func (s *shard) tryPair(p hypothesis.Pair, a, b, y uint32) {
+func (t *tries) pair(p hypothesis.Pair, a, b, y uint32) {
 	if p.Apply(a, b) == y && a != b {
-		s.found = append(s.found, found{mixture: hypothesis.AddressA, sort: sortPair, which: uint8(p), word: a, second: b, operand: mapped(a)})
+		t.found = append(t.found, found{mixture: hypothesis.AddressA, sort: sortPair, which: uint8(p), word: a, second: b, operand: mapped(a)})
 	}
 }
 
@@ -81,13 +81,13 @@ const checksumShare = 0.1
 
 // confirm looks for Nymaim's mark in the RRset of an answer that its transform matched:
 // evidence in the answers alone, whatever the destination.
-func (s *shard) confirm() {
-	for i := range s.found {
-		f := &s.found[i]
+func (s *shard) confirm(t *tries) {
+	for i := range t.found {
+		f := &t.found[i]
 		if f.sort != sortFixed || f.via != hypothesis.ViaA || f.mixture != hypothesis.AddressA || !hypothesis.Transform(f.which).IsNymaim() {
 			continue
 		}
-		s.forSets(func(set []fresh) {
+		s.forSets(t.fresh, func(set []fresh) {
 			s.words = s.words[:0]
 			in := false
 			for _, g := range set {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -335,11 +336,25 @@ func (c *slowClient) run(cfg Config, hits map[ID]slowHit) {
 		if !matched() && slices.Contains(recent, key) {
 			continue
 		}
+		if isAnswer && operand.kind == kindA {
+			tried := 0
+			for _, p := range ports {
+				if p.x == word4(operand.addr) && p.port != port {
+					tried++
+				}
+			}
+			if tried >= maxPorts {
+				continue // a scan
+			}
+		}
 		if walk == nil {
 			walk = &learner{}
 		}
 		if !isAnswer {
 			walk.pass(x.Time, walkStep)
+		}
+		if walk.gated && !isAnswer {
+			maps.DeleteFunc(set[hypothesis.AddressA], func(id string, _ slowMatch) bool { return strings.HasPrefix(id, "A5:k8") })
 		}
 		// What was learned from earlier trials, and learning from this one.
 		qLearn := q
@@ -456,7 +471,7 @@ func slowLearn(answers []uint32, y uint32, q float64, first, before hypothesis.L
 	for _, x := range answers {
 		for f := first; f < before; f++ {
 			key := f.Key(x, y)
-			if x>>16 == y>>16 || sparse(key) {
+			if x>>16 == y>>16 || sparse(key) || f.Fixed(key) {
 				continue
 			}
 			times, of, known := 0, 0, false

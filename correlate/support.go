@@ -269,6 +269,10 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 	if x.class == tried && slices.Contains(led.recent[:], print) {
 		return dst // made before: nothing to learn
 	}
+	if told && s.real.scans(l, x) {
+		s.stats.Gated++
+		return dst
+	}
 	if l == nil {
 		c.learner = s.newLearner(&s.real, n)
 		if l = s.real.learner(c.learner); l == nil { // no memory at all: nothing is learned from this trial
@@ -280,19 +284,19 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 	if !told && l.pass(x.time, walkStep) {
 		s.stats.Gated++
 	}
-	v := s.judge(c, nil, x, false)
+	v := s.judge(c, nil, x, true)
 	v.quiet = v.quiet || l == &s.spare
 	used := l.weighPort(x, &v)
-	s.teach(&s.real, l, x, &v)
+	s.teach(&s.tries, &s.real, l, x, &v)
 	if v.class == tried {
 		led.miss(print, x.trials)
 		c.trials, c.recent, c.recentNext = led.trials, led.recent, led.recentNext
 		dst = s.lead(dst, c, l, x, &v, used)
 		l.note(x, &v)
-		s.decoyTakeUp(n, c, x, l)
+		s.decoyTakeUp(n, c, x, v, l)
 		return dst
 	}
-	w, ok := led.match(t, &v, s.found)
+	w, ok := led.match(t, &v, s.tries.found)
 	s.store(n, c, led)
 	if level := s.level(w.eValue); ok && level != None {
 		h := s.hit(c, nil, x, &v, &w)
@@ -307,7 +311,7 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 	}
 	if ok {
 		l.note(x, &v)
-		s.decoyTakeUp(n, c, x, l)
+		s.decoyTakeUp(n, c, x, v, l)
 	}
 	return dst
 }
@@ -327,13 +331,9 @@ func (s *shard) contact(c *client, x *pending) {
 	}
 }
 
-// decoyTakeUp runs the hypotheses on scrambled answers, with evidence of its own, and
-// counts what chance reaches. It comes after the trial was entered for real.
-func (s *shard) decoyTakeUp(n uint32, c *client, x *pending, real *learner) {
-	v := s.judge(c, nil, x, true)
-	if v.class < tried {
-		return
-	}
+// decoyTakeUp weighs what scrambled answers predict of the trial, with evidence of its own,
+// and counts what chance reaches. It comes after the trial was entered for real.
+func (s *shard) decoyTakeUp(n uint32, c *client, x *pending, v verdict, real *learner) {
 	if c.decoy == 0 {
 		if c.decoy = s.newLearner(&s.decoy, n); c.decoy == 0 {
 			return
@@ -341,11 +341,11 @@ func (s *shard) decoyTakeUp(n uint32, c *client, x *pending, real *learner) {
 	}
 	l := s.decoy.learner(c.decoy)
 	l.gated = real.gated
-	v.q = real.decoyChance(x, &v)
-	s.teach(&s.decoy, l, x, &v)
-	if len(s.found) == 0 {
+	s.teach(&s.chance, &s.decoy, l, x, &v)
+	if len(s.chance.found) == 0 {
 		return
 	}
+	s.confirm(&s.chance)
 	led := ledger{trials: c.trials}
 	if c.chance {
 		led.support = s.decoy.support[n]
@@ -353,7 +353,7 @@ func (s *shard) decoyTakeUp(n uint32, c *client, x *pending, real *learner) {
 	for m := range led.trials {
 		led.trials[m] -= uint32(v.trials() >> m & 1) // match counts the trial again
 	}
-	w, ok := led.match(trialOf(x, v.kind), &v, s.found)
+	w, ok := led.match(trialOf(x, v.kind), &v, s.chance.found)
 	if len(s.decoy.support) < maxSupport || c.chance {
 		s.decoy.support[n], c.chance = led.support, true
 	}
@@ -404,11 +404,15 @@ func (s *shard) reconcile(dst []Hit, n uint32, c *client) []Hit {
 		case tried:
 			l.miss(s.fingerprint(trialOf(x, kindOf(x.trials))), x.trials)
 		case predicted:
+			known := s.real.learner(c.learner)
+			if kindOf(x.trials) == Port && s.real.scans(known, x) {
+				continue
+			}
 			v := s.judge(c, all[:i], x, false)
-			if known := s.real.learner(c.learner); known != nil {
+			if known != nil {
 				known.weighPort(x, &v)
 			}
-			w, ok := l.match(trialOf(x, v.kind), &v, s.found)
+			w, ok := l.match(trialOf(x, v.kind), &v, s.tries.found)
 			level := s.level(w.eValue)
 			if !ok || level == None {
 				continue

@@ -98,10 +98,10 @@ type shard struct {
 	decoyKey    *evidence.Decoy
 
 	inverses   hypothesis.Inverses
-	found      []found
+	tries      tries // of the answers as they are
+	chance     tries // of the answers scrambled
 	spare      learner
-	fresh      []fresh
-	scrambled  bool
+	settling   bool
 	candidates []candidate
 	slots      [256]uint8
 	heads      [256]uint16
@@ -133,7 +133,6 @@ func newShard(cfg *Config, seed maphash.Seed, decoy *evidence.Decoy) *shard {
 	s.clients = newPool[client](1)
 	s.answers, s.pending = newLists[answer](), newLists[pending]()
 	s.real, s.decoy, s.decoyKey = newSide(limit/8), newSide(limit/8), decoy
-	s.found = make([]found, 0, 64)
 	return s
 }
 

@@ -3,6 +3,7 @@ package hypothesis
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 )
 
 // Learned numbers a family of transforms with a constant that is not known beforehand: each
@@ -69,8 +70,11 @@ func (l Learned) Apply(x, key uint32) uint32 {
 	return permuted(x, &orders[l-permuteXor]) ^ key
 }
 
-// Permutes reports whether l permutes octets before the XOR.
-func (l Learned) Permutes() bool { return l >= permuteXor }
+// Fixed reports whether l with this constant is a hypothesis of its own: a known key of A3, or
+// one octet four times (A5).
+func (l Learned) Fixed(key uint32) bool {
+	return l == XorLearned && (slices.Contains(keys[:], key) || key == key&255*0x01010101)
+}
 
 // Weight returns the prior weight of l in AddressA.
 func (l Learned) Weight() float64 {

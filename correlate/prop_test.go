@@ -1,0 +1,111 @@
+package correlate
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"portolan/sensor/event"
+)
+
+// What a mirror delivers twice, and what a client sends again, changes no final hit.
+func TestDuplicatesChangeNothing(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Hold, cfg.AddressWindow, cfg.PortWindow, cfg.MemoryBytes = 10*time.Second, 60*time.Second, 30*time.Second, 256<<20
+	hits := 0
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		lookups, connections := worldOf(r, cfg)
+		want := finalsOf(t, cfg, lookups, connections)
+		hits += len(want)
+		// Copies: the lookup again at the same time, the connection again, from the same port.
+		lookups = append(lookups, lookups[:len(lookups)/2]...)
+		connections = append(connections, connections[len(connections)/2:]...)
+		slices.SortStableFunc(lookups, func(a, b event.Lookup) int { return int(a.Time - b.Time) })
+		slices.SortStableFunc(connections, func(a, b event.Connection) int { return int(a.Time - b.Time) })
+		if got := finalsOf(t, cfg, lookups, connections); !slices.Equal(got, want) {
+			t.Fatalf("seed %d: with copies %v, without %v", seed, got, want)
+		}
+	}
+	if hits < 100 {
+		t.Errorf("%d hits: the events test too little", hits)
+	}
+}
+
+type brief struct {
+	id    ID
+	level Level
+	e     float64
+}
+
+// finalsOf returns the final hits with arithmetic, in order of their ids.
+func finalsOf(t *testing.T, cfg Config, lookups []event.Lookup, connections []event.Connection) (all []brief) {
+	t.Helper()
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var given []Hit
+	for len(lookups)+len(connections) > 0 {
+		if len(connections) == 0 || len(lookups) > 0 && lookups[0].Time <= connections[0].Time {
+			given = c.ObserveLookup(given, &lookups[0])
+			lookups = lookups[1:]
+		} else {
+			given = c.ObserveConnection(given, &connections[0])
+			connections = connections[1:]
+		}
+	}
+	for _, h := range finals(c.Flush(given)) {
+		if h.Level != Lead {
+			all = append(all, brief{h.ID, h.Level, h.Calc.EValue})
+		}
+	}
+	slices.SortFunc(all, func(a, b brief) int { return slices.Compare(a.id[:], b.id[:]) })
+	return all
+}
+
+// A client that walks through many destinations, and its implant: the walk teaches
+// nothing, and the implant is found all the same.
+func TestScannerWithImplant(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		dst  func(r *rand.Rand, i int) (y uint32, port uint16)
+	}{
+		{"scanner of a network", func(_ *rand.Rand, i int) (uint32, uint16) { return 0x51020000 + uint32(i), 445 }},
+		{"scanner of ports", func(_ *rand.Rand, i int) (uint32, uint16) { return 0x51020304, uint16(i) }},
+		{"swarm of 600 peers", func(r *rand.Rand, _ int) (uint32, uint16) {
+			y := uint32(r.IntN(600)) * 2654435761
+			return y%(220<<24) | 1<<24, uint16(1024 + y%64000)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(11, 12))
+			c := freshTable(t)
+			var given []Hit
+			at := event.Time(0)
+			for i := range 20_000 {
+				at = at.Add(50 * time.Millisecond)
+				if i%40 == 0 { // the host also browses
+					given = c.ObserveLookup(given, lookupOf(at, "10.0.0.7", addr4(0x60000000|r.Uint32()>>4)))
+				}
+				y, port := tt.dst(r, i)
+				x := connectionOf(at.Add(time.Millisecond), "10.0.0.7", netipAddrPort(y, port))
+				given = c.ObserveConnection(given, x)
+			}
+			for _, h := range finals(given) {
+				if h.Level == Alert {
+					t.Errorf("alert on %s: %s, e-value %.3g", h.Connection.Dst, h.Calc.Expression, h.Calc.EValue)
+				}
+			}
+			if st := c.Stats(); st.Gated == 0 && tt.name != "scanner of ports" {
+				t.Error("the gate never shut")
+			}
+			given = c.ObserveLookup(nil, lookupOf(at.Add(time.Second), "10.0.0.7", addr4(0x57F32D9C)))
+			given = c.ObserveConnection(given, connectionOf(at.Add(time.Second+time.Millisecond), "10.0.0.7", netipAddrPort(0x2D9C57F3, 443)))
+			if len(given) == 0 || given[len(given)-1].Level != Alert {
+				t.Errorf("the implant on the same host: %+v, want an alert", given)
+			}
+		})
+	}
+}

@@ -21,13 +21,17 @@ const (
 	permute   Transform = xorOctet + Transform(len(octetKeys))
 	octetBits Transform = permute + Transform(len(permutations))
 	revXor    Transform = octetBits + 8 // per-octet rotation by 1 to 7, then bit reversal
+	subXor    Transform = revXor + Transform(len(keys)) // two of the known keys: one subtracted, then XOR the other
 	// NumTransforms is the number of transforms.
-	NumTransforms = revXor + Transform(len(keys))
+	NumTransforms = subXor + 1
 )
 
 // keys are the 32-bit constants known from malware (DETECTION, A3). The first was seen
 // live in 2026 and carries half of the family's weight.
 var keys = [...]uint32{0xE7708E59, 0x00AE0413, 0xAE041300, 0xCAFEBABE, 0x64DC7972, 0x4AB73CE1, 0xDEADBEEF}
+
+// The constants of subXor are two of the keys that come from the same family of AAAA dead drops.
+const subKey, subXorKey = 0x64DC7972, 0x4AB73CE1
 
 // octetKeys are the 8-bit constants known from malware (DETECTION, A5).
 var octetKeys = [...]uint32{0xFE, 0xA5, 0xFF, 0xED, 0x30}
@@ -109,6 +113,9 @@ func (t Transform) Apply(x uint32) uint32 {
 	case t == octetBits+7:
 		return reverseBits(x)
 	}
+	if t == subXor {
+		return (x - subKey) ^ subXorKey
+	}
 	return bits.ReverseBytes32(x) ^ keys[t-revXor]
 }
 
@@ -142,6 +149,7 @@ func (v *Inverses) Set(y uint32) {
 		w[octetBits+Transform(n-1)] = rotateOctets(y, 8-n)
 	}
 	w[octetBits+7] = reverseBits(y)
+	w[subXor] = (y ^ subXorKey) + subKey
 
 	v.slot = [128]uint8{}
 	for t := range NumTransforms {
@@ -196,10 +204,10 @@ func priorWeights() (w [numVia][NumTransforms]float64) {
 }
 
 // embedded spreads total over what is done to a word that was not an address in its
-// record: nothing, a known key, least significant byte first, or both.
+// record: nothing, a known key, least significant byte first, both, or two keys.
 func embedded(w *[NumTransforms]float64, total float64) {
-	w[identity], w[reverse] = .4*total, .1*total
-	spread(w, xorKnown, len(keys), .4*total, 0)
+	w[identity], w[reverse], w[subXor] = .4*total, .1*total, .1*total
+	spread(w, xorKnown, len(keys), .3*total, 0)
 	spread(w, revXor, len(keys), .1*total, 0)
 }
 
@@ -266,6 +274,8 @@ func (t Transform) ID() string {
 		return fmt.Sprintf("A12:rol%d", t-octetBits+1)
 	case t == octetBits+7:
 		return "A12:rev"
+	case t == subXor:
+		return "sub-xor"
 	}
 	return fmt.Sprintf("A6+A3:%08X", keys[t-revXor])
 }
@@ -291,6 +301,8 @@ func (t Transform) Name() string {
 		return "octet-rotate"
 	case t == octetBits+7:
 		return "octet-bit-reverse"
+	case t == subXor:
+		return "sub-then-xor"
 	}
 	return "reverse, xor-known"
 }
@@ -315,6 +327,8 @@ func (t Transform) text() string {
 		return fmt.Sprintf("each octet rotated left by %d", t-octetBits+1)
 	case t == octetBits+7:
 		return "bits of each octet reversed"
+	case t == subXor:
+		return fmt.Sprintf("(x − %08X) XOR %08X", subKey, subXorKey)
 	}
 	return fmt.Sprintf("d.c.b.a XOR %08X", keys[t-revXor])
 }
@@ -345,6 +359,8 @@ func (t Transform) Expression(x uint32) string {
 		return fmt.Sprintf("%s, each octet rotated left by %d = %s", quad(x), t-octetBits+1, y)
 	case t == octetBits+7:
 		return fmt.Sprintf("%s, bits of each octet reversed = %s", quad(x), y)
+	case t == subXor:
+		return fmt.Sprintf("(%s − %08X) XOR %08X = %s", quad(x), subKey, subXorKey, y)
 	case t >= revXor:
 		return fmt.Sprintf("%s reversed, XOR %08X = %s", quad(x), keys[t-revXor], y)
 	}

@@ -7,13 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"portolan/cmd/internal/spool"
 )
 
 // Config says how to reach NATS.
@@ -25,17 +31,23 @@ type Config struct {
 	CA     string // PEM file: whom to trust; for the embedded server: whose client certificates to ask for
 	Cert   string // PEM file: the client's certificate, or the embedded server's
 	Key    string // PEM file: its private key
+	Domain string // JetStream domain that has the streams, for a leaf node without them; empty for the server's own
 	Reader bool   // only subscribes: streams are neither made nor checked
 
 	// The embedded server is reached in-process only, unless Listen gives it an address such as
 	// 127.0.0.1:4222. Who comes that way may read hits; user "portolan" with ListenPassword may
 	// do all. Off loopback either the password or CA with Cert and Key has to be set.
-	StateDir       string // its store; one process at a time
+	StateDir       string // its store, and the spool; one process at a time
 	Listen         string
 	ListenPassword string
 
+	// Hits wait on disk until a stream has them. Without a spool, as for a replay, which can be
+	// repeated, they wait in memory, and what the server refuses for good is lost.
+	Spool int64 // bytes of disk at most; 0 for no spool, else at least 1 MiB; a Reader has none
+	Limit Limit // on hits of one client and hypothesis
+
 	Observations bool          // also make the stream for raw observations
-	Queue        int           // messages that wait to be sent, from 1
+	Queue        int           // messages that wait for the disk; without a spool, for the server; from 1
 	Timeout      time.Duration // for connecting, for each request, and for the last messages in Close; above 0
 	Log          *slog.Logger  // nil for none
 }
@@ -45,7 +57,9 @@ func DefaultConfig() Config {
 	return Config{
 		Name:     "portolan",
 		StateDir: "portolan-data",
-		Queue:    4096,
+		Spool:    512 << 20,
+		Limit:    Limit{Burst: 100, PerMinute: 60, Every: time.Minute},
+		Queue:    16384,
 		Timeout:  5 * time.Second,
 	}
 }
@@ -64,8 +78,20 @@ func (c Config) Validate() error {
 	if (c.Cert == "") != (c.Key == "") {
 		return errors.New("certificate and key: one needs the other")
 	}
+	if strings.ContainsAny(c.Domain, " .*>\t") {
+		return fmt.Errorf("domain %q: want one token of a subject", c.Domain)
+	}
+	if c.Spool != 0 && c.Spool < spool.MinBytes {
+		return fmt.Errorf("spool of %d bytes: want 0, or at least %d", c.Spool, spool.MinBytes)
+	}
+	if err := c.Limit.Validate(); err != nil {
+		return err
+	}
 	if c.URL == "" {
 		return c.validateEmbedded()
+	}
+	if c.StateDir == "" && c.spools() {
+		return errors.New("state directory: the spool needs one")
 	}
 	if c.Listen != "" {
 		return fmt.Errorf("listen %q: that is for the embedded server, and a URL names another", c.Listen)
@@ -77,6 +103,13 @@ func (c Config) Validate() error {
 	return err
 }
 
+func (c *Config) spools() bool { return c.Spool > 0 && !c.Reader }
+
+func (c *Config) spoolPath() string { return filepath.Join(c.StateDir, "spool") }
+
+// spoolMemory bounds messages that are not on disk yet, or cannot get there, in bytes.
+const spoolMemory = 64 << 20
+
 // Bus is a connection to NATS, with the embedded server behind it if there is one. Its
 // methods are safe for concurrent use.
 type Bus struct {
@@ -84,19 +117,25 @@ type Bus struct {
 	log    *slog.Logger
 	at     string // the server, for people: no user, no password
 	server *embedded
+	lock   *os.File // of the state directory, when there is no embedded server to hold it
 	conn   *nats.Conn
 	js     jetstream.JetStream
 	denied *denials
 	pub    *publisher
 	dial   *dialer
 
+	connected atomic.Bool // asking the connection could mean to wait for its socket
+
+	attached atomic.Pointer[publisher] // pub, for the client library's goroutines, which start before it is there
+
 	closeOnce sync.Once
 	closeErr  error
 }
 
 // Open connects to the server that cfg names, or starts the embedded one, and makes or
-// checks the streams unless cfg.Reader. The first connection has to succeed; later ones are
-// tried for ever. Errors hold no secret.
+// checks the streams unless cfg.Reader. The first connection has to succeed, unless an
+// earlier process left a spool: then this configuration has worked, and when the server cannot be
+// reached hits wait for it. Later connections are tried for ever. Errors hold no secret.
 func Open(ctx context.Context, cfg Config) (*Bus, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("bus: %w", err)
@@ -106,7 +145,7 @@ func Open(ctx context.Context, cfg Config) (*Bus, error) {
 		b.log = slog.New(slog.DiscardHandler)
 	}
 	if err := b.open(ctx); err != nil {
-		b.stop()
+		_, _ = b.stop()
 		return nil, err
 	}
 	return b, nil
@@ -124,8 +163,21 @@ func (b *Bus) open(ctx context.Context) (err error) {
 	if err := b.connect(ctx); err != nil {
 		return err
 	}
-	b.pub = newPublisher(b)
-	if b.js, err = jetstream.New(b.conn,
+	if b.server == nil && b.cfg.spools() {
+		if err := os.MkdirAll(b.cfg.StateDir, 0o700); err != nil {
+			return fmt.Errorf("state directory: %w", err)
+		}
+		if b.lock, err = lockDir(b.cfg.StateDir); err != nil {
+			return err
+		}
+	}
+	pub, err := newPublisher(b)
+	if err != nil {
+		return err
+	}
+	b.pub = pub
+	b.attached.Store(pub)
+	if b.js, err = b.newJetStream(
 		jetstream.WithDefaultTimeout(b.cfg.Timeout),
 		jetstream.WithPublishAsyncTimeout(b.cfg.Timeout),
 		jetstream.WithPublishAsyncMaxPending(maxInFlight),
@@ -134,7 +186,7 @@ func (b *Bus) open(ctx context.Context) (err error) {
 	); err != nil {
 		return fmt.Errorf("nats %s: %w", b.at, err)
 	}
-	if !b.cfg.Reader {
+	if !b.cfg.Reader && b.connected.Load() {
 		if err := b.ensureStreams(ctx); err != nil {
 			return err
 		}
@@ -147,23 +199,36 @@ func (b *Bus) open(ctx context.Context) (err error) {
 // password: "in-process" for an embedded server that does not listen.
 func (b *Bus) URL() string { return b.at }
 
-// Close sends what is queued, for at most Config.Timeout, then disconnects, stops the
-// embedded server and releases its state directory. The error says how many messages were
-// not acknowledged. Subscribe calls that still run return.
+// Close sends what waits, for at most Config.Timeout and as long as the server takes it, then
+// disconnects, stops the embedded server and releases the state directory. What is in the
+// spool is sent by the next process. The error says how many messages are lost. Subscribe calls
+// that still run return.
 func (b *Bus) Close() error {
 	b.closeOnce.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), b.cfg.Timeout)
 		defer cancel()
-		b.closeErr = b.Flush(ctx)
-		b.stop()
+		b.pub.summarize(time.Time{})
+		giveUp := func() bool { return false }
+		if b.pub.durable {
+			giveUp = b.pub.stuck
+		}
+		err := b.pub.flush(ctx, giveUp)
+		lost, stopErr := b.stop()
+		switch {
+		case lost > 0:
+			b.closeErr = err
+		case err != nil:
+			b.log.Warn("messages wait in the spool for the next start", "path", b.cfg.spoolPath(), "why", err)
+		}
+		b.closeErr = errors.Join(b.closeErr, stopErr)
 	})
 	return b.closeErr
 }
 
-// stop ends what open began, in reverse.
-func (b *Bus) stop() {
+// stop ends what open began, in reverse, and returns how many messages are lost with it.
+func (b *Bus) stop() (lost uint64, err error) {
 	if b.pub != nil {
-		b.pub.stop()
+		lost, err = b.pub.stop()
 	}
 	if b.conn != nil {
 		b.conn.Close()
@@ -171,6 +236,25 @@ func (b *Bus) stop() {
 	if b.server != nil {
 		b.server.stop()
 	}
+	if b.lock != nil {
+		b.lock.Close() // which also unlocks
+	}
+	return lost, err
+}
+
+func (b *Bus) newJetStream(options ...jetstream.JetStreamOpt) (jetstream.JetStream, error) {
+	if b.cfg.Domain != "" {
+		return jetstream.NewWithDomain(b.conn, b.cfg.Domain, options...)
+	}
+	return jetstream.New(b.conn, options...)
+}
+
+// api returns the subject of a JetStream request.
+func (b *Bus) api(request string) string {
+	if b.cfg.Domain != "" {
+		return "$JS." + b.cfg.Domain + ".API." + request
+	}
+	return "$JS.API." + request
 }
 
 // request runs an exchange with the server that begins by publishing to a subject with the
@@ -203,12 +287,21 @@ func (e *DeniedError) Error() string {
 	return fmt.Sprintf("permission denied: %s %s", e.Operation, e.Subject)
 }
 
+// key names what was denied. Of hits the host is left out, as there may be very many.
+func (e *DeniedError) key() string {
+	s := e.Subject
+	if strings.HasPrefix(s, subjectRoot+".hit.") || strings.HasPrefix(s, subjectRoot+".enriched.") {
+		s = s[:strings.LastIndexByte(s, '.')]
+	}
+	return e.Operation + " " + s
+}
+
 // denials remembers what the server denied.
 type denials struct {
 	inbox string // prefix of this connection's inbox
 
 	mu      sync.Mutex
-	seen    map[string]*DeniedError // by operation and subject
+	seen    map[string]*DeniedError // by key
 	watches map[*denialWatch]bool
 }
 
@@ -228,7 +321,7 @@ func newDenials(inbox string) *denials {
 func (d *denials) note(e *DeniedError) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	key := e.Operation + " " + e.Subject
+	key := e.key()
 	_, old := d.seen[key]
 	if !old && len(d.seen) < maxDenials {
 		d.seen[key] = e
@@ -239,6 +332,13 @@ func (d *denials) note(e *DeniedError) bool {
 		}
 	}
 	return !old
+}
+
+// forget forgets what may not be published: after a connection was made anew that may have changed.
+func (d *denials) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.seen, func(_ string, e *DeniedError) bool { return e.Operation == "publish" })
 }
 
 func (d *denials) concerns(e *DeniedError, prefix string) bool {
@@ -268,7 +368,7 @@ func (d *denials) watch(prefix string, cancel context.CancelCauseFunc) (end func
 func (d *denials) published(subject string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if e := d.seen["publish "+subject]; e != nil {
+	if e := d.seen[(&DeniedError{"publish", subject}).key()]; e != nil {
 		return e
 	}
 	return nil

@@ -168,7 +168,7 @@ func TestPublishSubscribe(t *testing.T) {
 		t.Errorf("a subscriber to one client received %s", got.m.Source.IP)
 	}
 	flush(t, b)
-	if s := b.PublishStats(); s != (PublishStats{Accepted: 3, Stored: 3}) {
+	if s := b.PublishStats(); s != (PublishStats{Accepted: 3, Stored: 3, Sequence: 3}) {
 		t.Errorf("stats %+v, want 3 accepted and stored", s)
 	}
 }
@@ -223,7 +223,7 @@ func TestDuplicates(t *testing.T) {
 	second.Revision = 2
 	publish(t, b, second)
 	flush(t, b)
-	if s := b.PublishStats(); s != (PublishStats{Accepted: 4, Stored: 4, Duplicates: 1}) {
+	if s := b.PublishStats(); s != (PublishStats{Accepted: 4, Stored: 4, Duplicates: 1, Sequence: 3}) {
 		t.Errorf("stats %+v, want 4 stored, 1 duplicate", s)
 	}
 	for _, want := range []uint32{1, 2} {
@@ -631,6 +631,9 @@ func TestValidate(t *testing.T) {
 	}{
 		{"name", func(c *Config) { c.Name = "a.b" }, "name: "},
 		{"queue", func(c *Config) { c.Queue = 0 }, "queue 0"},
+		{"spool", func(c *Config) { c.Spool = 1 }, "spool of 1 bytes"},
+		{"spool nowhere", func(c *Config) { c.URL, c.StateDir = "nats://h", "" }, "state directory: the spool"},
+		{"limit", func(c *Config) { c.Limit.PerMinute = 0 }, "limit: 0 a minute"},
 		{"timeout", func(c *Config) { c.Timeout = -1 }, "timeout -1ns"},
 		{"key alone", func(c *Config) { c.Key = "k" }, "certificate and key"},
 		{"two kinds of credentials", func(c *Config) { c.URL, c.Creds, c.NKey = "nats://h", "c", "n" }, "credentials and nkey"},
@@ -690,11 +693,12 @@ func TestServerComesBack(t *testing.T) {
 	}
 }
 
-// What does not fit the queue is lost, counted, and never waited for; Close says what was not acknowledged.
+// Without a spool, what does not fit the queue is lost, counted, and never waited for; Close says what was not acknowledged.
 func TestQueueIsBounded(t *testing.T) {
 	srv := startServer(t, &server.Options{})
 	c := testConfig(t)
 	c.URL, c.Queue, c.Timeout = srv.ClientURL(), 4, time.Second
+	c.Spool, c.Limit = 0, Limit{}
 	b := open(t, c)
 	srv.Shutdown()
 	srv.WaitForShutdown()
@@ -759,11 +763,12 @@ func TestPublishWait(t *testing.T) {
 	}
 }
 
-// Waiting for room ends with the context when the server stays away.
+// Without a spool, waiting for room ends with the context when the server stays away.
 func TestPublishWaitEnds(t *testing.T) {
 	srv := startServer(t, &server.Options{})
 	c := testConfig(t)
 	c.URL, c.Queue, c.Timeout = srv.ClientURL(), 1, time.Second
+	c.Spool = 0
 	b := open(t, c)
 	srv.Shutdown()
 	srv.WaitForShutdown()
@@ -918,7 +923,7 @@ func dial(t *testing.T, url string) *nats.Conn {
 }
 
 // pki is an authority and a certificate for 127.0.0.1, of server and client alike, in PEM files.
-type pki struct{ ca, cert, key string }
+type pki struct{ ca, cert, key, caKey string }
 
 func newPKI(t *testing.T) pki {
 	t.Helper()
@@ -962,6 +967,10 @@ func newPKI(t *testing.T) pki {
 		t.Fatal(err)
 	}
 	p.key = write("key.pem", "PRIVATE KEY", der)
+	if der, err = x509.MarshalPKCS8PrivateKey(caKey); err != nil {
+		t.Fatal(err)
+	}
+	p.caKey = write("ca-key.pem", "PRIVATE KEY", der)
 	return p
 }
 

@@ -23,6 +23,9 @@ const (
 	reconnectJitter = 250 * time.Millisecond
 )
 
+// pingInterval: a connection on which two pings stay unanswered is given up.
+const pingInterval = 10 * time.Second
+
 // connect makes the first connection; the client library makes the later ones.
 func (b *Bus) connect(ctx context.Context) error {
 	timeout := b.cfg.Timeout
@@ -43,7 +46,10 @@ func (b *Bus) connect(ctx context.Context) error {
 		nats.ReconnectBufSize(-1),   // messages wait in the publisher, which counts them
 		nats.ErrorHandler(b.asyncError),
 		nats.DisconnectErrHandler(b.disconnected),
-		nats.ReconnectHandler(func(c *nats.Conn) { b.log.Info("nats connected again", "server", c.ConnectedUrlRedacted()) }),
+		nats.ReconnectHandler(b.reconnected),
+		nats.ConnectHandler(b.reconnected), // comes late when the server was away at the start
+		nats.PingInterval(pingInterval),
+		nats.FlusherTimeout(b.cfg.Timeout), // a server that stands still holds up no more than the publisher
 	}
 	where := b.cfg.URL
 	if b.server != nil {
@@ -59,11 +65,39 @@ func (b *Bus) connect(ctx context.Context) error {
 		options = append(options, nats.SetCustomDialer(b.dial))
 	}
 	conn, err := nats.Connect(where, options...)
+	if errors.Is(err, nats.ErrNoServers) && b.dial.lastError() != nil && b.hasSpool() {
+		b.log.Warn("nats server cannot be reached yet: hits wait in the spool", "error", b.connectError(err))
+		conn, err = nats.Connect(where, append(options, nats.RetryOnFailedConnect(true))...)
+	}
 	if err != nil {
 		return b.connectError(err)
 	}
 	b.conn = conn
+	b.connected.Store(conn.IsConnected())
 	return nil
+}
+
+// hasSpool reports whether an earlier process published from the state directory.
+func (b *Bus) hasSpool() bool {
+	if !b.cfg.spools() {
+		return false
+	}
+	info, err := os.Stat(b.cfg.spoolPath())
+	return err == nil && info.Size() > 0
+}
+
+// reconnected is called by the client library.
+func (b *Bus) reconnected(c *nats.Conn) {
+	if b.connected.Swap(true) {
+		return // the first connection, which connect has seen
+	}
+	p := b.attached.Load()
+	if p == nil {
+		return
+	}
+	b.log.Info("nats connected again", "server", c.ConnectedUrlRedacted())
+	b.denied.forget()
+	p.reconnected()
 }
 
 // authentication returns the options for credentials and TLS. The files are read now, so
@@ -179,8 +213,24 @@ func (b *Bus) connectError(err error) error {
 }
 
 func (b *Bus) disconnected(_ *nats.Conn, err error) {
+	b.connected.Store(false)
 	if err != nil {
 		b.log.Warn("nats connection lost", "server", b.at, "error", err)
+	}
+}
+
+// unconnected says why the connection does not come back, once for each reason. It may take as
+// long as an attempt to connect.
+func (b *Bus) unconnected() {
+	err := b.conn.LastError()
+	if dial := b.dial.lastError(); err == nil && dial != nil {
+		err = nats.ErrNoServers // connectError knows the rest
+	}
+	if err == nil || b.connected.Load() {
+		return
+	}
+	if why := b.connectError(err).Error(); b.pub.news(why) {
+		b.log.Warn("nats cannot be reached: hits wait", "error", why)
 	}
 }
 

@@ -213,6 +213,7 @@ func calcOf(h *correlate.Hit, c Context) Calc {
 		Chance:              unit(h.Calc.Chance),
 		ExpectedFalsePerDay: finite(c.ExpectedFalsePerDay),
 		ExpectedFalseBasis:  "bound",
+		Decoys:              c.Decoys,
 		Hypotheses:          h.Calc.Hypotheses,
 		Answers:             h.Calc.Answers,
 		Alternatives:        []Match{}, // an empty list, not null
@@ -271,6 +272,7 @@ func coverageOf(h *correlate.Hit, c Context) Coverage {
 			Lookups:     h.Coverage.Lookups,
 			Late:        h.Coverage.Late,
 			Forgotten:   h.Coverage.Forgotten,
+			Gated:       h.Coverage.Gated,
 		},
 	}
 	v.Loss.Unknown = cleanAll(c.Loss.Unknown)
@@ -379,6 +381,9 @@ func cut(s string, n int) string {
 // sentence says the hit in one sentence for people.
 func (m *Message) sentence() string {
 	p := &m.Portolan
+	if p.Level == correlate.Lead.String() {
+		return fmt.Sprintf("%s connected to %s after %s: %s", m.Source.IP, m.destination(), m.origin(), p.Calc.Expression)
+	}
 	what := fmt.Sprintf("%s connected to %s, which is what %s (%s) makes of %s",
 		m.Source.IP, m.destination(), p.Calc.Name, p.Calc.Hypothesis, m.origin())
 	if p.Calc.Kind == correlate.Port.String() {

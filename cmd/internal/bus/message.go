@@ -175,6 +175,7 @@ type Portolan struct {
 	Zone        Zone        `json:"zone"`
 	Coverage    Coverage    `json:"coverage"`
 	Attribution Attribution `json:"attribution"`
+	Suppressed  *Suppressed `json:"suppressed,omitempty"` // makes the hit a summary of others like it
 }
 
 // Match is one hypothesis that predicts the connection.
@@ -194,9 +195,10 @@ type Calc struct {
 	Chance              float64 `json:"chance"` // of one trial to match by chance, from 0 to 1
 	ExpectedFalsePerDay float64 `json:"expected_false_per_day"`
 	ExpectedFalseBasis  string  `json:"expected_false_basis"` // "bound": by theory; "measured": by decoys
-	Hypotheses          int     `json:"hypotheses"`           // tried on this connection
-	Answers             int     `json:"answers"`              // competed to be the operand
-	Alternatives        []Match `json:"alternatives"`         // at most maxAlternatives, heaviest first
+	Decoys              Decoys  `json:"decoys"`
+	Hypotheses          int     `json:"hypotheses"`   // tried on this connection
+	Answers             int     `json:"answers"`      // competed to be the operand
+	Alternatives        []Match `json:"alternatives"` // at most maxAlternatives, heaviest first
 	Support             Support `json:"support"`
 }
 
@@ -306,6 +308,14 @@ type ClientCoverage struct {
 	Lookups     uint64  `json:"lookups"`
 	Late        uint64  `json:"late"`
 	Forgotten   uint64  `json:"forgotten"`
+	Gated       bool    `json:"gated"` // it walks through many destinations: constants are not learned from it
+}
+
+// Decoys counts what hypotheses that run on scrambled answers reached at this sensor so far:
+// what chance reaches on this network.
+type Decoys struct {
+	Watch uint64 `json:"watch"`
+	Alert uint64 `json:"alert"`
 }
 
 // Attribution says whether an endpoint named the process behind the connection.
@@ -329,6 +339,7 @@ type Context struct {
 	// Basis is "bound" or "measured", empty for "bound".
 	ExpectedFalsePerDay float64
 	ExpectedFalseBasis  string
+	Decoys              Decoys
 
 	Verdict    string // Good, Partial or Unknown; empty for Unknown
 	Why        []string

@@ -5,18 +5,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"sync"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"portolan/cmd/internal/spool"
 )
 
-const (
-	maxInFlight = 256                    // messages sent and not yet acknowledged
-	retryPause  = 250 * time.Millisecond // after the server refused one
-)
+// UnstoredHeader marks a message that was published although no stream took it, so that
+// whoever listens at the moment learns of an alert at once. The same message, with the same
+// id and revision, comes again without the mark when a stream has it.
+const UnstoredHeader = "Portolan-Unstored"
 
 // Envelope is an encoded message on its way.
 type Envelope struct {
@@ -32,330 +33,216 @@ func (m *Message) Envelope() (Envelope, error) {
 	if err != nil {
 		return Envelope{}, err
 	}
-	return Envelope{ID: m.Event.ID, Subject: m.Subject(), Header: m.header(), Data: b}, nil
+	h := make(nats.Header, 8)
+	for _, f := range m.header() {
+		h[f.Key] = []string{f.Value}
+	}
+	return Envelope{ID: m.Event.ID, Subject: m.Subject(), Header: h, Data: b}, nil
 }
 
 // header returns the message's headers: the content's type and schema, and CloudEvents
 // attributes in the binary mode of its NATS protocol binding, version 1.0.
-func (m *Message) header() nats.Header {
+func (m *Message) header() []spool.Field {
 	t := "portolan.v1.hit"
 	if m.Portolan.State == stateEnriched {
 		t = "portolan.v1.enriched"
 	}
-	return nats.Header{
-		"Content-Type":    {"application/json"},
-		"Portolan-Schema": {m.Portolan.Schema},
-		"ce-specversion":  {"1.0"},
-		"ce-id":           {m.Event.ID},
-		"ce-source":       {"/portolan/sensor/" + SensorToken(m.Observer.Name)},
-		"ce-type":         {t},
-		"ce-time":         {m.Timestamp.UTC().Format(time.RFC3339Nano)},
-		"ce-subject":      {m.Portolan.HitID},
+	return []spool.Field{
+		{Key: "Content-Type", Value: "application/json"},
+		{Key: "Portolan-Schema", Value: m.Portolan.Schema},
+		{Key: "ce-specversion", Value: "1.0"},
+		{Key: "ce-id", Value: m.Event.ID},
+		{Key: "ce-source", Value: "/portolan/sensor/" + SensorToken(m.Observer.Name)},
+		{Key: "ce-type", Value: t},
+		{Key: "ce-time", Value: m.Timestamp.UTC().Format(time.RFC3339Nano)},
+		{Key: "ce-subject", Value: m.Portolan.HitID},
 	}
 }
 
-// msg returns e as NATS sends it.
-func (e *Envelope) msg() *nats.Msg {
-	header := make(nats.Header, len(e.Header)+1)
-	maps.Copy(header, e.Header)
-	header.Set(jetstream.MsgIDHeader, e.ID)
-	return &nats.Msg{Subject: e.Subject, Header: header, Data: e.Data}
+// spooled returns the message as the spool keeps it.
+func (m *Message) spooled() (*spool.Message, error) {
+	b, err := m.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return &spool.Message{
+		Class: classOf(m.Portolan.Level), Sequence: m.Portolan.Sequence,
+		ID: m.Event.ID, Subject: m.Subject(), Header: m.header(), Data: b,
+	}, nil
 }
 
-// PublishStats counts what became of messages.
+// classOf returns how a level fares when the spool is full. A retraction is worth as much as
+// what it may take back.
+func classOf(level string) spool.Class {
+	switch level {
+	case "lead":
+		return spool.Lead
+	case "watch":
+		return spool.Watch
+	}
+	return spool.Alert
+}
+
+// msg returns what the spool keeps as NATS sends it.
+func msg(m *spool.Message) *nats.Msg {
+	header := make(nats.Header, len(m.Header)+1)
+	values := make([]string, len(m.Header)+1) // one allocation for all values
+	for i, f := range m.Header {
+		values[i] = f.Value
+		header[f.Key] = values[i : i+1 : i+1]
+	}
+	values[len(m.Header)] = m.ID
+	header[jetstream.MsgIDHeader] = values[len(m.Header):]
+	return &nats.Msg{Subject: m.Subject, Header: header, Data: m.Data}
+}
+
+// PublishStats counts what became of messages since Open, but for Pending and Spooled, which are now.
+// Recovered + Accepted = Stored + LostSpool + Spoilt + Pending, once what was handed over
+// has reached the disk.
 type PublishStats struct {
-	Accepted   uint64 `json:"accepted"`   // taken by Publish, PublishCoverage and Send
-	Stored     uint64 `json:"stored"`     // acknowledged by a stream
-	Duplicates uint64 `json:"duplicates"` // of Stored: the stream had them already
-	Retried    uint64 `json:"retried"`    // sent again
-	Lost       uint64 `json:"lost"`       // did not fit the queue, or were refused for good
-	Pending    uint64 `json:"pending"`    // queued or not yet acknowledged
+	Accepted   uint64 `json:"accepted"`           // safe on disk; without a spool, queued
+	Recovered  uint64 `json:"recovered"`          // found in the spool of an earlier process
+	Stored     uint64 `json:"stored"`             // acknowledged by a stream
+	Duplicates uint64 `json:"duplicates"`         // of Stored: the stream had them already
+	Retried    uint64 `json:"retried"`            // sent again
+	Unstored   uint64 `json:"unstored"`           // alerts also published to who listens, while no stream took them
+	Suppressed uint64 `json:"suppressed"`         // over the limit for one client and hypothesis; a summary tells of them
+	Lost       uint64 `json:"lost"`               // the sum of the next three, and what was refused for good
+	LostQueue  uint64 `json:"lost_queue"`         // found no room in memory
+	LostSpool  uint64 `json:"lost_spool"`         // made room for others in the spool
+	Spoilt     uint64 `json:"spoilt"`             // could not be read back from the spool
+	Pending    uint64 `json:"pending"`            // not yet acknowledged
+	Sequence   uint64 `json:"sequence,omitempty"` // the last one given out
 }
 
-// ErrQueueFull says that a message was lost because too many wait for the server.
-var ErrQueueFull = errors.New("queue full")
+// ErrQueueFull says that a message was lost because too many wait.
+var ErrQueueFull = spool.ErrFull
 
 // errClosed says that the bus was closed.
-var errClosed = errors.New("closed")
+var errClosed = spool.ErrClosed
 
-// publisher sends messages in a goroutine of its own, so that nothing else waits for NATS.
-// What the server does not acknowledge is sent again; the id lets a stream recognise it.
-type publisher struct {
-	b       *Bus
-	queue   chan *nats.Msg
-	slots   chan struct{} // one for each message in flight
-	again   chan struct{} // retry is no longer empty
-	room    chan struct{} // a message left the queue
-	cancel  context.CancelFunc
-	done    chan struct{} // closed when the goroutine has ended
-	started bool
-
-	mu      sync.Mutex
-	closed  bool
-	stats   PublishStats
-	last    error         // why a message was refused or sent again, newest
-	retry   []*nats.Msg   // to be sent again, at most maxInFlight
-	resume  time.Time     // nothing is sent before
-	settled chan struct{} // closed and renewed when nothing is pending
-}
-
-func newPublisher(b *Bus) *publisher {
-	return &publisher{
-		b:       b,
-		queue:   make(chan *nats.Msg, b.cfg.Queue),
-		slots:   make(chan struct{}, maxInFlight),
-		again:   make(chan struct{}, 1),
-		room:    make(chan struct{}, 1),
-		done:    make(chan struct{}),
-		settled: make(chan struct{}),
-	}
-}
-
-func (p *publisher) start() {
-	ctx, cancel := context.WithCancel(context.Background())
-	p.cancel, p.started = cancel, true
-	go func() {
-		defer close(p.done)
-		p.run(ctx)
-	}()
-}
-
-// stop ends the goroutine and waits for it; what is pending counts as lost.
-func (p *publisher) stop() {
-	p.mu.Lock()
-	p.closed = true
-	p.stats.Lost += p.stats.Pending
-	p.stats.Pending = 0
-	p.mu.Unlock()
-	if p.started {
-		p.cancel()
-		<-p.done
-	}
-}
-
-// Publish queues a hit for the stream and returns at once. The error says that the message
-// cannot be encoded or is lost because the queue is full; it is counted then. m may be
+// Publish hands a hit over and returns at once; it waits neither for the disk nor for the
+// server. The hit gets the next sequence, in m too, unless it is an enriched one or there is no spool.
+// The error says that the message cannot be encoded, or is lost because the queue is full; it
+// is counted then. Of hits over Config.Limit a summary goes out instead. m may be
 // changed afterwards.
 func (b *Bus) Publish(m *Message) error {
-	e, err := m.Envelope()
-	if err != nil {
-		return err
+	if !b.pub.limit.allow(m, time.Now()) {
+		return nil
 	}
-	return b.Send(e)
+	return b.pub.put(m, false)
 }
 
-// Send queues an encoded message for the stream that takes its subject, and returns at once.
+// PublishWait is Publish for those who have time, such as a replay: it waits for room until
+// ctx ends, and knows no limit. The message is not sent and not counted then.
+func (b *Bus) PublishWait(ctx context.Context, m *Message) error {
+	for {
+		err := b.pub.put(m, true)
+		if !errors.Is(err, ErrQueueFull) {
+			return err
+		}
+		select {
+		case <-b.pub.spool.Room():
+		case <-ctx.Done():
+			return fmt.Errorf("publish %s: %w", m.Event.ID, context.Cause(ctx))
+		}
+	}
+}
+
+// put encodes a message once, with its sequence, and hands it to the spool.
+func (p *publisher) put(m *Message, patient bool) error {
+	build := func(next uint64) (*spool.Message, error) {
+		if p.durable && m.Portolan.State != stateEnriched {
+			m.Portolan.Sequence = next
+			return m.spooled()
+		}
+		// The sequence, if there is one, is another sensor's.
+		s, err := m.spooled()
+		if err == nil {
+			s.Sequence = 0
+		}
+		return s, err
+	}
+	put := p.spool.PutNext
+	if patient {
+		put = p.spool.PutRoom
+	}
+	err := put(build)
+	if errors.Is(err, ErrQueueFull) || errors.Is(err, errClosed) {
+		return fmt.Errorf("publish %s: %w", m.Event.ID, err)
+	}
+	return err
+}
+
+// Send hands over an encoded message for the stream that takes its subject, and returns at
+// once. Hits, enriched hits and coverage records go through the spool; what else there is waits in memory.
 func (b *Bus) Send(e Envelope) error {
-	if err := b.pub.put(e.msg()); err != nil {
+	if err := b.pub.spool.Put(e.spooled()); err != nil {
 		return fmt.Errorf("publish %s: %w", e.ID, err)
 	}
 	return nil
 }
 
-func (p *publisher) put(m *nats.Msg) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	err := p.queueLocked(m)
-	if err != nil {
-		p.stats.Lost++
+// spooled returns the message as the spool keeps it.
+func (e *Envelope) spooled() *spool.Message {
+	m := &spool.Message{ID: e.ID, Subject: e.Subject, Data: e.Data, Header: make([]spool.Field, 0, len(e.Header))}
+	for k, v := range e.Header {
+		for _, v := range v {
+			m.Header = append(m.Header, spool.Field{Key: k, Value: v})
+		}
 	}
-	return err
-}
-
-func (p *publisher) queueLocked(m *nats.Msg) error {
-	if p.closed {
-		return errClosed
-	}
-	select {
-	case p.queue <- m:
-		p.stats.Accepted++
-		p.stats.Pending++
-		return nil
+	kind, rest, _ := strings.Cut(strings.TrimPrefix(e.Subject, subjectRoot+"."), ".")
+	switch kind {
+	case "hit", "enriched":
+		level, _, _ := strings.Cut(rest, ".")
+		m.Class = classOf(level)
+	case "cover":
+		m.Class = spool.Record
 	default:
-		return ErrQueueFull
+		m.Volatile = true
 	}
-}
-
-// PublishWait is Publish for those who have time, such as a replay: it waits for room in the
-// queue until ctx ends. The message is not sent and not counted then.
-func (b *Bus) PublishWait(ctx context.Context, m *Message) error {
-	e, err := m.Envelope()
-	if err != nil {
-		return err
-	}
-	msg := e.msg()
-	for {
-		b.pub.mu.Lock()
-		err := b.pub.queueLocked(msg)
-		b.pub.mu.Unlock()
-		if err == nil {
-			return nil
-		}
-		if errors.Is(err, ErrQueueFull) {
-			select {
-			case <-b.pub.room:
-				continue
-			case <-b.pub.done:
-				err = errClosed
-			case <-ctx.Done():
-				err = context.Cause(ctx)
-			}
-		}
-		return fmt.Errorf("publish %s: %w", e.ID, err)
-	}
+	return m
 }
 
 // PublishStats returns the counts since Open.
 func (b *Bus) PublishStats() PublishStats {
-	b.pub.mu.Lock()
-	defer b.pub.mu.Unlock()
-	return b.pub.stats
-}
-
-// Flush waits until every message queued so far, and those queued meanwhile, is stored or
-// lost. The error says how many are neither when ctx ends, and why.
-func (b *Bus) Flush(ctx context.Context) error {
 	p := b.pub
-	for {
-		p.mu.Lock()
-		pending, last, settled := p.stats.Pending, p.last, p.settled
-		p.mu.Unlock()
-		if pending == 0 {
-			return nil
-		}
-		select {
-		case <-settled:
-		case <-ctx.Done():
-			if last == nil {
-				last = context.Cause(ctx)
-			}
-			return fmt.Errorf("nats %s: %d messages not acknowledged: %w", b.at, pending, last)
-		}
-	}
-}
-
-// settleLocked counts the end of a message; p.mu is held.
-func (p *publisher) settleLocked() {
-	if p.closed {
-		return // stop has counted what was pending
-	}
-	if p.stats.Pending--; p.stats.Pending == 0 {
-		close(p.settled)
-		p.settled = make(chan struct{})
-	}
-}
-
-// run sends until ctx ends.
-func (p *publisher) run(ctx context.Context) {
-	for {
-		m := p.next(ctx)
-		if m == nil {
-			return
-		}
-		select {
-		case p.slots <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
-		if _, err := p.b.js.PublishMsgAsync(m); err != nil {
-			p.refused(p.b.js, m, err)
-		}
-	}
-}
-
-// next returns the message to send, those to be sent again first, nil when ctx ended. While
-// the connection is down every message is refused, and next waits retryPause after each.
-func (p *publisher) next(ctx context.Context) *nats.Msg {
-	for {
-		p.mu.Lock()
-		wait := time.Until(p.resume)
-		var m *nats.Msg
-		if len(p.retry) > 0 && wait <= 0 {
-			m, p.retry = p.retry[0], p.retry[1:]
-			p.stats.Retried++
-		}
-		waiting := len(p.retry) > 0
-		p.mu.Unlock()
-		if m != nil {
-			return m
-		}
-		queue := p.queue
-		var timer <-chan time.Time
-		if wait > 0 {
-			queue = nil // what was refused may be refused for the next one too
-			timer = time.After(wait)
-		} else if waiting {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-p.again:
-		case <-timer:
-		case m := <-queue:
-			signal(p.room)
-			return m
-		}
-	}
-}
-
-// acked takes an acknowledgement.
-func (p *publisher) acked(_ jetstream.JetStream, _ *nats.Msg, a *jetstream.PubAck) {
-	<-p.slots
+	st := p.spool.Stats()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stats.Stored++
-	if a.Duplicate {
-		p.stats.Duplicates++
+	s := p.stats
+	s.Accepted, s.Recovered, s.Pending = st.Accepted, st.Recovered, st.Pending
+	s.LostQueue, s.LostSpool, s.Spoilt, s.Lost = st.LostQueue, st.LostSpool, st.Spoilt, st.Lost()
+	s.Suppressed = p.limit.suppressed.Load()
+	if p.durable {
+		s.Sequence = st.Sequence
 	}
-	p.settleLocked()
+	return s
 }
 
-// refused takes a message that was not stored: it is sent again unless that cannot help.
-// The client library may hold a lock of its own while it calls.
-func (p *publisher) refused(_ jetstream.JetStream, m *nats.Msg, err error) {
-	<-p.slots
-	if denied := p.b.denied.published(m.Subject); denied != nil {
-		err = denied
-	}
-	p.mu.Lock()
-	first := p.last == nil || p.last.Error() != err.Error()
-	p.last = err
-	if final := forGood(err); final || p.closed {
-		if !p.closed {
-			p.stats.Lost++
-		}
-		p.settleLocked()
-	} else {
-		p.retry = append(p.retry, m)
-		p.resume = time.Now().Add(retryPause)
-	}
-	p.mu.Unlock()
-	signal(p.again)
-	if first {
-		p.b.log.Warn("nats message not stored", "server", p.b.at, "subject", m.Subject, "error", err)
-	}
+// Delivery is what a sensor says of the sequences of its messages, so that a subscriber can
+// prove that it missed none: each sequence up to Sequence either came, or will come, or is named
+// in the Missing of some coverage record. A sequence may come although it is named.
+type Delivery struct {
+	Sequence uint64            `json:"sequence"`           // the last one given out
+	Missing  []spool.Gap       `json:"missing,omitempty"`  // that no record named before
+	Unlisted uint64            `json:"unlisted,omitempty"` // ever missing and in no list: there were too many
+	Lost     map[string]uint64 `json:"lost"`               // ever, by class
+	Spoilt   uint64            `json:"spoilt"`             // ever: could not be read back
+	Waiting  uint64            `json:"waiting"`            // in the spool, now
 }
 
-// signal wakes whoever waits on ch, now or next; ch holds one element.
-func signal(ch chan<- struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
-}
+// maxMissing bounds how many gaps one record names.
+const maxMissing = 256
 
-// forGood reports whether sending a message again cannot help.
-func forGood(err error) bool {
-	if errors.As(err, new(*DeniedError)) || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrConnectionClosed) {
-		return true
-	}
-	api := (*jetstream.APIError)(nil)
-	return errors.As(err, &api) && api.Code >= 400 && api.Code < 500
-}
-
-// PublishCoverage queues a coverage record for the stream, as Publish does a hit.
+// PublishCoverage hands a coverage record over, as Publish does a hit. It sets r.Delivery.
 func (b *Bus) PublishCoverage(r *CoverageRecord) error {
+	if b.pub.durable {
+		st := b.pub.spool.Stats()
+		d := &Delivery{Sequence: st.Sequence, Lost: st.EverLost, Spoilt: st.EverSpoilt, Waiting: st.Pending}
+		d.Missing, d.Unlisted = b.pub.spool.TakeGaps(maxMissing)
+		r.Delivery = d
+	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode coverage: %w", err)
@@ -370,19 +257,19 @@ func (b *Bus) PublishCoverage(r *CoverageRecord) error {
 }
 
 // PublishStat sends a heartbeat to whoever listens now; nothing keeps it. It is not sent
-// while there is no connection.
+// while there is no connection, and an older one that still waits for the server is not sent either.
 func (b *Bus) PublishStat(s *Stat) error {
 	data, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("encode heartbeat: %w", err)
 	}
-	err = b.conn.PublishMsg(&nats.Msg{
+	if !b.connected.Load() {
+		return fmt.Errorf("publish heartbeat: %w", nats.ErrDisconnected)
+	}
+	b.pub.heartbeat(&nats.Msg{
 		Subject: StatSubject(s.Sensor),
 		Header:  nats.Header{"Content-Type": {"application/json"}, "Portolan-Schema": {s.Schema}},
 		Data:    data,
 	})
-	if err != nil {
-		return fmt.Errorf("publish heartbeat: %w", err)
-	}
 	return nil
 }

@@ -30,6 +30,7 @@ type CoverageRecord struct {
 	Connections uint64            `json:"connections"`
 	Hits        map[string]uint64 `json:"hits"` // by level
 	Published   PublishStats      `json:"published"`
+	Delivery    *Delivery         `json:"delivery,omitempty"` // set by PublishCoverage when there is a spool
 }
 
 // Stat is a sensor's heartbeat.

@@ -70,6 +70,30 @@ func (b *Bus) ensureStreams(ctx context.Context) error {
 	return nil
 }
 
+// mendStreams makes streams that went missing while the bus was open, as far as it may, and
+// reports whether it made one. It says what it finds once: a server with other subscribers leaves a hit without
+// a stream simply unanswered.
+func (b *Bus) mendStreams(ctx context.Context) (made bool) {
+	for _, want := range Streams(b.cfg.Observations) {
+		_, err := b.streamInfo(ctx, want.Name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			err = b.createStream(ctx, want)
+			if made = made || err == nil; err != nil && b.pub.news(err.Error()) {
+				b.log.Warn("nats: no stream takes messages", "server", b.at, "stream", want.Name, "error", err)
+			}
+		case err != nil && noJetStream(err):
+			if err = jetStreamError(err); b.pub.news(err.Error()) {
+				b.log.Warn("nats: no stream takes messages", "server", b.at, "error", err)
+			}
+			return made
+		case err != nil:
+			return made // the server is busy, or does not let us look
+		}
+	}
+	return made
+}
+
 func (b *Bus) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
 	denied := (*DeniedError)(nil)
 	have, err := b.streamInfo(ctx, want.Name)
@@ -91,7 +115,7 @@ func (b *Bus) ensureStream(ctx context.Context, want jetstream.StreamConfig) err
 }
 
 func (b *Bus) streamInfo(ctx context.Context, name string) (info *jetstream.StreamInfo, err error) {
-	err = b.request(ctx, "$JS.API.STREAM.INFO."+name, func(ctx context.Context) error {
+	err = b.request(ctx, b.api("STREAM.INFO."+name), func(ctx context.Context) error {
 		s, err := b.js.Stream(ctx, name)
 		if err == nil {
 			info = s.CachedInfo()
@@ -102,7 +126,7 @@ func (b *Bus) streamInfo(ctx context.Context, name string) (info *jetstream.Stre
 }
 
 func (b *Bus) createStream(ctx context.Context, want jetstream.StreamConfig) error {
-	err := b.request(ctx, "$JS.API.STREAM.CREATE."+want.Name, func(ctx context.Context) error {
+	err := b.request(ctx, b.api("STREAM.CREATE."+want.Name), func(ctx context.Context) error {
 		_, err := b.js.CreateStream(ctx, want)
 		return err
 	})

@@ -92,6 +92,7 @@ type Meta struct {
 	Sequence uint64    // in the stream; 0 when it came by a core subscription
 	Time     time.Time // when the stream stored it; zero when it came by a core subscription
 	Received time.Time // by this process
+	Unstored bool      // published while no stream took it (UnstoredHeader); it is handed on once all the same
 }
 
 // Subscribe calls handle for each hit that f wants, one at a time, until ctx ends, which is
@@ -205,7 +206,7 @@ func (s *subscription) start(ctx context.Context) (jetstream.OrderedConsumerConf
 // consume reads with one consumer and returns the sequence of the last message, 0 without one.
 func (s *subscription) consume(ctx context.Context, cfg jetstream.OrderedConsumerConfig) (last uint64, err error) {
 	var consumer jetstream.Consumer
-	err = s.b.request(ctx, "$JS.API.CONSUMER.CREATE."+HitsStream, func(ctx context.Context) (err error) {
+	err = s.b.request(ctx, s.b.api("CONSUMER.CREATE."+HitsStream), func(ctx context.Context) (err error) {
 		consumer, err = s.b.js.OrderedConsumer(ctx, HitsStream, cfg)
 		return err
 	})
@@ -221,7 +222,7 @@ func (s *subscription) consume(ctx context.Context, cfg jetstream.OrderedConsume
 
 	ctx, deny := context.WithCancelCause(ctx)
 	defer deny(nil)
-	defer s.b.denied.watch("$JS.API.CONSUMER.MSG.NEXT."+HitsStream, deny)()
+	defer s.b.denied.watch(s.b.api("CONSUMER.MSG.NEXT."+HitsStream), deny)()
 	for {
 		m, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
@@ -264,7 +265,7 @@ func (s *subscription) core(ctx context.Context) error {
 	for {
 		select {
 		case m := <-ch:
-			s.take(m.Data, Meta{Subject: m.Subject, Received: time.Now()})
+			s.take(m.Data, Meta{Subject: m.Subject, Received: time.Now(), Unstored: m.Header.Get(UnstoredHeader) != ""})
 		case <-closed:
 			return nats.ErrConnectionClosed
 		case <-ctx.Done():

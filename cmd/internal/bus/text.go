@@ -35,12 +35,20 @@ func (m *Message) WriteText(w io.Writer, color bool) error {
 	t.row("when", whenText(m))
 	t.row("client", clientText(m))
 	t.row("lookup", lookupText(m))
-	t.calc(m)
-	t.chance(m)
-	t.row("baseline", baselineText(m))
+	if m.Portolan.Level == correlate.Lead.String() {
+		t.row("why", clean(m.Portolan.Calc.Expression))
+	} else {
+		t.calc(m)
+		t.chance(m)
+		t.row("baseline", baselineText(m))
+	}
 	t.row("coverage", coverageText(&m.Portolan.Coverage))
 	if a := &m.Portolan.Attribution; a.Status != "not-configured" {
 		t.row("host", clean(a.Status)+": "+clean(a.Reason))
+	}
+	if s := m.Portolan.Suppressed; s != nil {
+		t.row("summary", fmt.Sprintf("of %s like this one between %s and %s that were not published one by one",
+			count(s.Count), s.Since.UTC().Format(time.TimeOnly), s.Until.UTC().Format(time.TimeOnly)))
 	}
 	t.row("hit", fmt.Sprintf("%s revision %d, %s, by %s", clean(m.Portolan.HitID), m.Portolan.Revision,
 		clean(m.Portolan.State), clean(m.Observer.Name)))

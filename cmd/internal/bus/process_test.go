@@ -1,0 +1,315 @@
+package bus
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"portolan/cmd/internal/spool"
+	"portolan/correlate"
+)
+
+// The test binary is also a nats-server and a sensor, so that tests can kill and stop real processes.
+const roleVariable = "PORTOLAN_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch role := os.Getenv(roleVariable); role {
+	case "":
+		os.Exit(m.Run())
+	case "server":
+		fatal(runServer(os.Args[1]))
+	case "sensor":
+		fatal(runSensor())
+	default:
+		fatal(fmt.Errorf("role %q", role))
+	}
+}
+
+func fatal(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// runServer is nats-server with a configuration file.
+func runServer(conf string) error {
+	o, err := server.ProcessConfigFile(conf)
+	if err != nil {
+		return err
+	}
+	srv, err := server.NewServer(o)
+	if err != nil {
+		return err
+	}
+	srv.ConfigureLogger()
+	srv.Start()
+	if !srv.ReadyForConnections(patience) {
+		return fmt.Errorf("not ready")
+	}
+	fmt.Println("ready")
+	srv.WaitForShutdown()
+	return nil
+}
+
+// process is a nats-server.
+type process struct {
+	t    testing.TB
+	conf string
+	port int
+	url  string
+	cmd  *exec.Cmd
+}
+
+// startProcess runs a nats-server with JetStream on a port of its own, which it keeps over
+// restarts; more goes into its configuration.
+func startProcess(t testing.TB, name, more string) *process {
+	t.Helper()
+	p := newProcess(t, name, more)
+	p.start()
+	return p
+}
+
+func newProcess(t testing.TB, name, more string) *process {
+	p := &process{t: t, conf: filepath.Join(t.TempDir(), "nats.conf"), port: freePort(t)}
+	p.url = fmt.Sprintf("nats://127.0.0.1:%d", p.port)
+	p.configure(name, more)
+	t.Cleanup(p.kill)
+	return p
+}
+
+func (p *process) configure(name, more string) {
+	p.t.Helper()
+	if !strings.Contains(more, "jetstream") {
+		more += fmt.Sprintf("\njetstream { store_dir: %q }", filepath.Join(filepath.Dir(p.conf), "store"))
+	}
+	text := fmt.Sprintf("server_name: %q\nlisten: 127.0.0.1:%d\nlog_file: %q\n%s\n", name, p.port, p.conf+".log", more)
+	if err := os.WriteFile(p.conf, []byte(text), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func (p *process) start() {
+	p.t.Helper()
+	p.launch()
+	p.await()
+}
+
+// launch does not wait until the server is ready.
+func (p *process) launch() {
+	p.t.Helper()
+	p.cmd = exec.Command(os.Args[0], p.conf)
+	p.cmd.Env = append(os.Environ(), roleVariable+"=server")
+	p.cmd.Stderr = os.Stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// await waits until the server answers.
+func (p *process) await() {
+	p.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		c, err := net.Dial("tcp", p.url[len("nats://"):])
+		if err == nil {
+			_, err = c.Read(make([]byte, 1))
+			c.Close()
+			if err == nil {
+				return
+			}
+		}
+		if time.Now().After(end) {
+			log, _ := os.ReadFile(p.conf + ".log")
+			p.t.Fatalf("the server does not start: %v\n%s", err, log)
+		}
+	}
+}
+
+func (p *process) signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *process) kill() {
+	if p.cmd == nil {
+		return
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGCONT)
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+	p.cmd = nil
+}
+
+// numberedHit returns hit n; each has a client of its own.
+func numberedHit(n uint64) *correlate.Hit {
+	h := halfSwap()
+	h.ID = numberedID(n)
+	a := netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})
+	h.Client, h.Connection.Src = a, netip.AddrPortFrom(a, 40112)
+	return h
+}
+
+func numberedID(n uint64) (id correlate.ID) {
+	binary.BigEndian.PutUint64(id[:], n)
+	binary.BigEndian.PutUint64(id[8:], ^n)
+	return id
+}
+
+func sensorConfig(t *testing.T, url string) Config {
+	c := testConfig(t)
+	c.URL, c.Timeout = url, time.Second
+	return c
+}
+
+// publishNumbers publishes hits first to last, with a pause after each.
+func publishNumbers(t *testing.T, b *Bus, first, last uint64, pause time.Duration) {
+	t.Helper()
+	for n := first; n <= last; n++ {
+		if err := b.Publish(NewMessage(numberedHit(n), Context{Sensor: b.cfg.Name})); err != nil {
+			t.Error(err)
+		}
+		if pause > 0 {
+			time.Sleep(pause)
+		}
+	}
+}
+
+// drained waits until nothing is pending, and checks that nothing was lost.
+func drained(t *testing.T, b *Bus) PublishStats {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	if err := b.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s := b.PublishStats()
+	if s.Lost != 0 || s.Recovered+s.Accepted != s.Stored || s.Pending != 0 {
+		t.Errorf("stats %+v: want as many stored as accepted, and none lost", s)
+	}
+	return s
+}
+
+// collected is what a subscriber that follows the contract has.
+type collected struct {
+	ids       map[string]int // how often each was handed on
+	sequences map[uint64]bool
+}
+
+// collect reads the stream from its beginning until ok.
+func collect(t *testing.T, url string, ok func(c *collected) bool) *collected {
+	t.Helper()
+	cfg := DefaultConfig()
+	cfg.Name, cfg.URL, cfg.Reader, cfg.Timeout = "watch", url, true, patience
+	b := open(t, cfg)
+	c := &collected{ids: map[string]int{}, sequences: map[uint64]bool{}}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	enough := false
+	err := b.Subscribe(ctx, Filter{All: true}, func(m *Message, _ Meta) {
+		c.ids[m.Event.ID]++
+		c.sequences[m.Portolan.Sequence] = true
+		if ok(c) {
+			enough = true
+			cancel()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !enough {
+		t.Errorf("of the stream %d messages came, and that is not enough", len(c.ids))
+	}
+	return c
+}
+
+// wantNumbers checks that the stream holds hits first to last, each handed on once, with
+// sequences without a gap.
+func wantNumbers(t *testing.T, url string, first, last uint64) {
+	t.Helper()
+	n := int(last - first + 1)
+	c := collect(t, url, func(c *collected) bool { return len(c.ids) >= n })
+	low, high := ^uint64(0), uint64(0)
+	for q := range c.sequences {
+		low, high = min(low, q), max(high, q)
+	}
+	if high-low+1 != uint64(n) || len(c.sequences) != n {
+		t.Errorf("%d sequences from %d to %d, want %d without a gap", len(c.sequences), low, high, n)
+	}
+	for k := first; k <= last; k++ {
+		if got := c.ids[MessageID(numberedID(k).String(), 1)]; got != 1 {
+			t.Errorf("hit %d was handed on %d times", k, got)
+		}
+	}
+}
+
+// The variables of a sensor in a process of its own.
+const (
+	urlVariable   = "PORTOLAN_TEST_URL"
+	stateVariable = "PORTOLAN_TEST_STATE_DIR"
+	firstVariable = "PORTOLAN_TEST_FIRST"
+)
+
+// runSensor publishes numbered hits until it is killed, and writes how many are accepted;
+// without a first number it only sends what is left.
+func runSensor() error {
+	c := DefaultConfig()
+	c.Name, c.URL, c.StateDir = "dmz-1", os.Getenv(urlVariable), os.Getenv(stateVariable)
+	b, err := Open(context.Background(), c)
+	if err != nil {
+		return err
+	}
+	var first uint64
+	if _, err := fmt.Sscan(os.Getenv(firstVariable), &first); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := b.Flush(ctx); err != nil {
+			return err
+		}
+		st := b.pub.spool.Stats()
+		fmt.Println(st.Sequence, st.Pending, st.EverSpoilt, st.EverLost[spool.Alert.String()])
+		return b.Close()
+	}
+	out := bufio.NewWriter(os.Stdout)
+	told := uint64(0)
+	for n := first; ; n++ {
+		if err := b.Publish(NewMessage(numberedHit(n), Context{Sensor: c.Name})); err != nil {
+			return err
+		}
+		if s := b.PublishStats(); s.Accepted > told {
+			told = s.Accepted
+			fmt.Fprintln(out, told)
+			if err := out.Flush(); err != nil {
+				return err
+			}
+		}
+		if n%8 == 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}

@@ -28,8 +28,8 @@ type action func(ctx context.Context, p *program, args []string) error
 // commands returns all commands, in the order of the overview.
 func commands() []*command {
 	return []*command{
-		runCommand(), replayCommand(), eventsCommand(), watchCommand(), labCommand(), explainCommand(),
-		hypothesesCommand(), configCommand(), versionCommand(), helpCommand(),
+		runCommand(), correlateCommand(), replayCommand(), evaluateCommand(), eventsCommand(), watchCommand(), labCommand(), explainCommand(),
+		hypothesesCommand(), natsCommand(), configCommand(), versionCommand(), helpCommand(),
 	}
 }
 

@@ -99,13 +99,35 @@ func share(part, whole uint64) float64 {
 // leastSpan is the shortest time over which a rate of trials is taken.
 const leastSpan = time.Minute
 
-// expectedFalse bounds how many hits chance makes a day at each level: a client that makes
-// n trials reaches the threshold 1/α by chance at most n·α times (package evidence).
-func expectedFalse(cfg *correlate.Config, c *correlate.Stats, span time.Duration) (perDay [correlate.Alert + 1]float64) {
-	trials := float64(c.PortTrials+c.AddressTrials) * float64(24*time.Hour) / float64(max(span, leastSpan))
-	perDay[correlate.Watch] = trials / cfg.Watch
-	perDay[correlate.Alert] = trials / cfg.Alert
-	return perDay
+// expectation is how many false hits of a level to expect in a day, and how that is known.
+type expectation struct {
+	perDay float64
+	basis  string // "bound" or "measured"
+}
+
+// expectedFalse says for each level how many hits chance makes in a day: what the decoys
+// reached, with one more as if it came next, or the bound of package evidence (trials over threshold)
+// where that is less.
+func expectedFalse(cfg *correlate.Config, c *correlate.Stats, span time.Duration) (all [correlate.Alert + 1]expectation) {
+	perDay := float64(24*time.Hour) / float64(max(span, leastSpan))
+	trials := float64(c.PortTrials+c.AddressTrials) * perDay
+	for level, threshold := range map[correlate.Level]float64{correlate.Watch: cfg.Watch, correlate.Alert: cfg.Alert} {
+		reached := uint64(0)
+		for l := level; l <= correlate.Alert; l++ {
+			reached += c.Decoys[l]
+		}
+		all[level] = expectation{trials / threshold, "bound"}
+		if measured := float64(reached+1) * perDay; measured < all[level].perDay {
+			all[level] = expectation{measured, "measured"}
+		}
+	}
+	return all
+}
+
+// put writes the expectation for a level, and the decoys it comes from, into c.
+func (e *expectation) put(c *bus.Context, s *correlate.Stats) {
+	c.ExpectedFalsePerDay, c.ExpectedFalseBasis = e.perDay, e.basis
+	c.Decoys = bus.Decoys{Watch: s.Decoys[correlate.Watch], Alert: s.Decoys[correlate.Alert]}
 }
 
 // context returns what a message says of the sensor, for hits of each level alike.

@@ -73,13 +73,18 @@ func TestAssessFile(t *testing.T) {
 
 func TestExpectedFalse(t *testing.T) {
 	cfg := correlate.DefaultConfig()
-	got := expectedFalse(&cfg, &correlate.Stats{PortTrials: 900, AddressTrials: 100}, 24*time.Hour)
-	if got[correlate.Alert] != 1000/cfg.Alert || got[correlate.Watch] != 1000/cfg.Watch {
-		t.Errorf("%v false hits a day for 1000 trials a day, want 1000 over each threshold", got)
+	traffic := correlate.Stats{PortTrials: 900_000, AddressTrials: 100_000}
+	traffic.Decoys[correlate.Watch] = 9
+	got := expectedFalse(&cfg, &traffic, 24*time.Hour)
+	if want := (expectation{1e6 / cfg.Alert, "bound"}); got[correlate.Alert] != want {
+		t.Errorf("alerts: %+v for a million trials a day, want %+v", got[correlate.Alert], want)
+	}
+	if want := (expectation{10, "measured"}); got[correlate.Watch] != want {
+		t.Errorf("watches: %+v with nine decoys a day, want %+v", got[correlate.Watch], want)
 	}
 	short := expectedFalse(&cfg, &correlate.Stats{PortTrials: 1}, time.Millisecond)
-	if short[correlate.Alert] != 1440/cfg.Alert {
-		t.Errorf("one trial within a millisecond counts as %v a day, want as one a minute", short[correlate.Alert]*cfg.Alert)
+	if short[correlate.Alert].perDay != 1440/cfg.Alert {
+		t.Errorf("one trial within a millisecond counts as %v a day, want as one a minute", short[correlate.Alert].perDay*cfg.Alert)
 	}
 }
 

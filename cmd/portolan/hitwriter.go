@@ -19,6 +19,7 @@ import (
 type hitWriter struct {
 	to     *bufio.Writer
 	json   bool
+	ocsf   bool // as JSON, in the form of OCSF
 	color  bool
 	before func() // called before anything is written; may be nil
 	wrote  bool
@@ -40,8 +41,12 @@ func (w *hitWriter) write(m *bus.Message) error {
 }
 
 func (w *hitWriter) hit(m *bus.Message) error {
-	if w.json {
-		b, err := m.Encode()
+	if w.json || w.ocsf {
+		encode := m.Encode
+		if w.ocsf {
+			encode = m.EncodeOCSF
+		}
+		b, err := encode()
 		if err != nil {
 			return err
 		}
@@ -64,6 +69,7 @@ func openBus(ctx context.Context, cfg *config.Config, log *slog.Logger) (*bus.Bu
 	c.URL, c.Creds, c.NKey = cfg.NATS.URL, cfg.NATS.Creds, cfg.NATS.NKey
 	c.CA, c.Cert, c.Key = cfg.NATS.CA, cfg.NATS.Cert, cfg.NATS.Key
 	c.StateDir = cfg.StateDir
+	c.Observations = cfg.Observations.Publish
 	if c.URL == "" {
 		c.Listen, c.ListenPassword = cfg.NATS.Listen, cfg.NATS.ListenPassword
 	}

@@ -64,8 +64,7 @@ func (m *monitor) look() {
 	v := assess(&s.stats, &s.correlate, s.lost)
 	c := v.context(m.line.cfg.Sensor, m.line.device)
 	m.line.context.Store(&c)
-	perDay := expectedFalse(&m.line.cfg.Correlate, &s.correlate, now.Sub(m.start))
-	m.line.perDay.Store(&perDay)
+	m.line.chance.Store(&chanceReport{expectedFalse(&m.line.cfg.Correlate, &s.correlate, now.Sub(m.start)), s.correlate})
 
 	if !m.printed && now.Sub(m.start) >= coverageLineAfter {
 		m.printed, m.verdict = true, v.verdict

@@ -10,6 +10,7 @@ import (
 
 	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
+	"portolan/cmd/internal/fleet"
 	"portolan/correlate"
 	"portolan/sensor"
 	"portolan/sensor/event"
@@ -24,13 +25,21 @@ type pipeline struct {
 	bus        *bus.Bus
 	show       func(*bus.Message) // sees each message after it was queued for NATS; must not block; may be nil
 
+	observations *fleet.Publisher // nil unless they are published too
+
 	queue   chan correlate.Hit
 	lost    atomic.Uint64               // hits that did not fit the queue, or could not be encoded
 	context atomic.Pointer[bus.Context] // what messages say of the sensor; replaced each second
-	perDay  atomic.Pointer[[correlate.Alert + 1]float64]
+	chance  atomic.Pointer[chanceReport]
 
 	mu    sync.Mutex
 	sinks []*ringSink
+}
+
+// chanceReport is what chance reaches here, as of the last second.
+type chanceReport struct {
+	expected [correlate.Alert + 1]expectation
+	stats    correlate.Stats
 }
 
 const (
@@ -49,7 +58,7 @@ func newPipeline(cfg *config.Config, device string, b *bus.Bus, show func(*bus.M
 		queue: make(chan correlate.Hit, queueHits),
 	}
 	l.context.Store(&bus.Context{Sensor: cfg.Sensor, Version: thisBuild().Version, Device: device})
-	l.perDay.Store(new([correlate.Alert + 1]float64))
+	l.chance.Store(&chanceReport{})
 	return l, nil
 }
 
@@ -91,7 +100,8 @@ func (l *pipeline) publish() {
 		sequence++
 		c.Sequence = sequence
 		c.Created = time.Now()
-		c.ExpectedFalsePerDay = l.perDay.Load()[h.Level]
+		report := l.chance.Load()
+		report.expected[h.Level].put(&c, &report.stats)
 		m := bus.NewMessage(&h, c)
 		if err := l.bus.Publish(m); err != nil && !errors.Is(err, bus.ErrQueueFull) {
 			l.lost.Add(1) // a full queue is counted by the bus
@@ -129,6 +139,9 @@ func (l *pipeline) tick(stop <-chan struct{}, report func()) {
 				latest = reached
 				hits = l.correlator.Advance(hits[:0], latest)
 				l.give(hits)
+				if l.observations != nil {
+					l.observations.Reached(latest)
+				}
 			}
 			if now.After(next) {
 				next = now.Add(time.Second)
@@ -159,6 +172,9 @@ func (l *pipeline) newSink(int) event.Sink {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sinks = append(l.sinks, s)
+	if l.observations != nil {
+		return &both{s, l.observations.NewSink()}
+	}
 	return s
 }
 

@@ -238,7 +238,8 @@ func (r *replayer) take() {
 		v := assess(&stats, &traffic, 0)
 		c := v.context(r.cfg.Sensor, r.device)
 		c.Sequence = r.sequence
-		c.ExpectedFalsePerDay = expectedFalse(&r.cfg.Correlate, &traffic, r.clock.Sub(r.begin))[h.Level]
+		expected := expectedFalse(&r.cfg.Correlate, &traffic, r.clock.Sub(r.begin))
+		expected[h.Level].put(&c, &traffic)
 		m := bus.NewMessage(h, c)
 		err := r.out.write(m)
 		if err == nil && r.bus != nil {

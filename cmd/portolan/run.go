@@ -29,10 +29,16 @@ needs root or CAP_NET_RAW. SIGINT and SIGTERM end it cleanly.`,
 			asJSON, quiet := false, false
 			o.bool(&asJSON, "json", "print every revision of a hit as one line of JSON")
 			o.bool(&quiet, "quiet", "print no hits, only publish them")
+			o.set.BoolFunc("observations", "", func(text string) error {
+				o.override["observations.publish"] = text
+				return config.Find("observations.publish").Check(text)
+			})
+			o.describe("observations", "", config.Find("observations.publish").Help, "")
 			o.settings("device", "sensor", "rings", "block_timeout", "ignore_outgoing",
 				"nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.listen", "state_dir",
 				"alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
-				"answers_per_client", "pending_per_client", "ephemeral_port_range", "resolver_whitelist")
+				"answers_per_client", "pending_per_client", "ephemeral_port_range", "resolver_whitelist",
+				"observations.partitions", "observations.zone")
 			return func(ctx context.Context, p *program, args []string) error {
 				if len(args) > 0 {
 					return &usageError{text: fmt.Sprintf("run: unexpected argument %q", args[0]), hint: "the device goes after -i"}
@@ -68,6 +74,9 @@ func (p *program) live(ctx context.Context, cfg *config.Config, show *printer) (
 	if err != nil {
 		return err
 	}
+	if line.observations, err = openObservations(cfg, b, log); err != nil {
+		return err
+	}
 	log.Info("capturing", "device", strings.Join(cfg.Device, ","), "sensor", cfg.Sensor, "nats", b.URL(), "state", cfg.StateDir)
 
 	watch := newMonitor(line, sensors, p.stderr, log)
@@ -76,6 +85,7 @@ func (p *program) live(ctx context.Context, cfg *config.Config, show *printer) (
 	err = line.run(ctx, sensors, watch.look)
 	show.close()
 	printing.Wait()
+	err = errors.Join(err, line.closeObservations())
 	return errors.Join(err, show.err, watch.finish())
 }
 

@@ -68,6 +68,10 @@ func (s *summary) write(w io.Writer, c *correlate.Stats, v *coverage) error {
 		percent(share(c.Explained, c.Connections)))
 	row("tried", "%d ports by formula, %d destinations by transform", c.PortTrials, c.AddressTrials)
 	row("hits", "%s", hitsText(&s.hits))
+	row("by chance", "scrambled answers reached %s", hitsText(&c.Decoys))
+	if c.Gated > 0 {
+		row("gated", "%s of clients that walk through many destinations taught nothing", count(c.Gated, "trial", "trials"))
+	}
 	if c.Unjudged > 0 {
 		row("not judged", "%s: no lookup of the client was seen before (encrypted, cached, one direction missing), "+
 			"or the destination is none that a calculation can give", count(c.Unjudged, "connection", "connections"))

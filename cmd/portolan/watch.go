@@ -23,7 +23,7 @@ func watchCommand() *command {
 	return &command{
 		name:  "watch",
 		brief: "prints hits and their revisions as they come over NATS",
-		usage: []string{"portolan watch [--nats URL] [--since TIME] [--level LEVEL] [--client ADDRESS] [--json]"},
+		usage: []string{"portolan watch [--nats URL] [--since TIME] [--level LEVEL] [--client ADDRESS] [--json | --format ocsf]"},
 		about: `Subscribes and prints each hit as soon as it is published, and again when a later revision
 changes its level, takes it back, or names the process behind it. Without --nats it connects
 to the server inside a portolan run on this host, ` + localServer + `.`,
@@ -31,6 +31,8 @@ to the server inside a portolan run on this host, ` + localServer + `.`,
 		declare: func(o *options) action {
 			var w watchOptions
 			o.bool(&w.json, "json", "print one message a line, every revision")
+			o.value("format", w.setFormat)
+			o.describe("format", "FORMAT", "text; json, the same as --json; or ocsf, Detection Findings of OCSF 1.4, one a line", "text")
 			o.bool(&w.all, "all-revisions", "print every revision, also those that change nothing")
 			o.duration(&w.since, "since", "TIME", "also print what was stored within this time, such as 24h")
 			o.value("level", w.setLevel)
@@ -61,10 +63,20 @@ to the server inside a portolan run on this host, ` + localServer + `.`,
 
 type watchOptions struct {
 	json, all bool
+	ocsf      bool
 	since     time.Duration
 	levels    []string // empty for all
 	client    netip.Addr
 	sensor    string
+}
+
+func (w *watchOptions) setFormat(text string) error {
+	switch text {
+	case "text", "json", "ocsf":
+		w.json, w.ocsf = text == "json", text == "ocsf"
+		return nil
+	}
+	return fmt.Errorf("%q is not one of text, json, ocsf", text)
 }
 
 func (w *watchOptions) setLevel(text string) error {
@@ -85,8 +97,8 @@ func (p *program) watch(ctx context.Context, cfg *config.Config, o *watchOptions
 	}
 	watching, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	out := &hitWriter{to: bufio.NewWriter(p.stdout), json: o.json, color: p.useColor(p.stdout)}
-	see := newFollower(o.all || o.json)
+	out := &hitWriter{to: bufio.NewWriter(p.stdout), json: o.json, ocsf: o.ocsf, color: p.useColor(p.stdout)}
+	see := newFollower(o.all || o.json || o.ocsf)
 	filter := bus.Filter{
 		Levels: o.levels, Sensor: o.sensor, Client: o.client, Last: o.since,
 		Ready: func() { fmt.Fprintf(p.stderr, "portolan: waiting for hits from %s; Ctrl-C ends\n", b.URL()) },

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"portolan/correlate"
+	"portolan/correlate/hypothesis"
 	"portolan/sensor"
 )
 
@@ -27,8 +28,19 @@ type Config struct {
 	StateDir  string // the embedded server's streams
 	Correlate correlate.Config
 
+	Observations Observations
+	Hypotheses   []hypothesis.Custom // that the operator added
+
 	file   string            // that was read; "" for none
 	origin map[string]string // by key; keys that are missing have their default
+}
+
+// Observations says whether and how what was decoded is published for portolan correlate.
+type Observations struct {
+	Publish    bool
+	Partitions int  // into how many parts the fleet shares out its clients
+	FleetZone  int  // number of the address space that this sensor sees, in the whole fleet; 16 bits
+	Untag      bool // leave VLAN, VNI and ERSPAN out
 }
 
 // NATS says how to reach a server. An empty URL means the one inside the process.
@@ -53,6 +65,8 @@ func Default() Config {
 		NATS:      NATS{Listen: "127.0.0.1:4222"},
 		StateDir:  defaultStateDir(os.Geteuid(), os.Getenv),
 		Correlate: correlate.DefaultConfig(),
+
+		Observations: Observations{Partitions: 16},
 	}
 }
 

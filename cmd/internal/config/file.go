@@ -90,12 +90,19 @@ func (r *reader) group(prefix string, node ast.Node) error {
 }
 
 func (r *reader) set(s *Setting, node ast.Node) error {
-	text, err := scalar(node)
-	if err == nil {
-		err = s.field(r.config).Set(text)
-	}
-	if err != nil {
-		return r.wrong(node.GetToken(), s.Key+": "+err.Error(), "")
+	field := s.field(r.config)
+	if v, ok := field.(*customs); ok {
+		if err := r.customs(v, s.Key, node); err != nil {
+			return err
+		}
+	} else {
+		text, err := scalar(node)
+		if err == nil {
+			err = field.Set(text)
+		}
+		if err != nil {
+			return r.wrong(node.GetToken(), s.Key+": "+err.Error(), "")
+		}
 	}
 	r.config.origin[s.Key] = fmt.Sprintf("%s:%d", r.path, node.GetToken().Position.Line)
 	return nil
@@ -155,10 +162,16 @@ func (r *reader) unknown(prefix, name string, at *token.Token) error {
 
 // wrong returns a FileError at a token.
 func (r *reader) wrong(at *token.Token, message, hint string) *FileError {
-	e := &FileError{Path: r.path, Line: 1, Column: 1, Message: message, Hint: hint}
+	line, column := 1, 1
 	if at != nil && at.Position != nil {
-		e.Line, e.Column = max(at.Position.Line, 1), max(at.Position.Column, 1)
+		line, column = max(at.Position.Line, 1), max(at.Position.Column, 1)
 	}
+	return r.wrongAt(line, column, message, hint)
+}
+
+// wrongAt returns a FileError at a line and a column in characters, both from 1.
+func (r *reader) wrongAt(line, column int, message, hint string) *FileError {
+	e := &FileError{Path: r.path, Line: line, Column: column, Message: message, Hint: hint}
 	var b strings.Builder
 	for n := max(e.Line-1, 1); n <= e.Line && n <= len(r.lines); n++ {
 		fmt.Fprintf(&b, "%5d | %s\n", n, strings.TrimRight(r.lines[n-1], "\r"))

@@ -71,6 +71,17 @@ func Settings() []Setting {
 			field: func(c *Config) value { return (*word)(&c.NATS.ListenPassword) }, shown: hide},
 		{Key: "state_dir", Flag: "state-dir", Arg: "DIR", Help: "where the embedded NATS server keeps its streams",
 			field: func(c *Config) value { return (*word)(&c.StateDir) }},
+		{Key: "observations.publish", Flag: "observations", Arg: "BOOL",
+			Help:  "also publish what was decoded, for portolan correlate",
+			field: func(c *Config) value { return (*boolean)(&c.Observations.Publish) }},
+		{Key: "observations.partitions", Flag: "partitions", Arg: "N", Help: "into how many parts the fleet shares out its clients",
+			field: func(c *Config) value { return &count{&c.Observations.Partitions, 1, 256} }},
+		{Key: "observations.zone", Flag: "fleet-zone", Arg: "N",
+			Help:  "number of the address space seen here; taps with one number see the same hosts",
+			field: func(c *Config) value { return &count{&c.Observations.FleetZone, 0, 65535} }},
+		{Key: "observations.untag",
+			Help:  "leave VLAN and tunnel ids out of observations: taps see the same hosts with different ones",
+			field: func(c *Config) value { return (*boolean)(&c.Observations.Untag) }},
 		{Key: "alert", Flag: "alert", Arg: "E", Help: "e-value from which a hit is an alert",
 			field: func(c *Config) value { return &number{&c.Correlate.Alert, 10} }},
 		{Key: "watch", Flag: "watch", Arg: "E", Help: "e-value from which a hit is worth a watch",
@@ -98,6 +109,10 @@ func Settings() []Setting {
 			Help: "resolvers whose answers explain connections but are never calculated with (AN0729's ResolverWhitelist); " +
 				"addresses or prefixes, with commas",
 			field: func(c *Config) value { return (*prefixes)(&c.Correlate.ResolverWhitelist) }},
+		{Key: "hypotheses", Flag: "hypothesis", Arg: "ID=KIND:EXPR", None: "none",
+			Help: "calculation to look for besides the known ones, such as acme=port:a*b + c + 7 or acme=address:rol(x,16); " +
+				"several with semicolons",
+			field: func(c *Config) value { return (*customs)(&c.Hypotheses) }},
 	}
 }
 

@@ -38,7 +38,7 @@ func (s *shard) hit(c *client, before []pending, x *pending, v *verdict, w *weig
 			Kind: v.kind, Match: matchOf(top, src.text), EValue: w.eValue, Chance: chance(v, top), Hypotheses: v.hypotheses(),
 			Answers: v.competing(&top.found), SupportTrials: top.trials, SupportAnswers: top.operands,
 		},
-		Baseline: Baseline{Model: baseline.Model, Chance: v.q, Trials: uint64(w.ordinal - 1)},
+		Baseline: Baseline{Model: baseline.PriorName, Chance: v.q, Trials: uint64(w.ordinal - 1)},
 		Coverage: Coverage{
 			Connections: uint64(c.conns), Explained: uint64(c.explained), Lookups: uint64(c.lookups),
 			Late: uint64(c.late), Forgotten: uint64(c.forgotten),

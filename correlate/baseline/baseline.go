@@ -4,8 +4,8 @@
 // of the site; it is safe for concurrent use because nothing in it changes.
 package baseline
 
-// Model is the name of the fixed prior as it stands in hits.
-const Model = "fixed-prior"
+// PriorName is the name of the fixed prior as it stands in hits.
+const PriorName = "fixed-prior"
 
 // ordinary lists ports that well-known services use, in rising order. A connection to
 // one of them says nothing about a port formula, so it is no trial of one: the chances

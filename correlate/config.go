@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"portolan/correlate/baseline"
+	"portolan/correlate/hypothesis"
 )
 
 // Config says how far back the correlator looks and how much memory it may use. Take
@@ -35,6 +38,12 @@ type Config struct {
 	// EphemeralPortRange is the first and last port that formulas are tried on (the
 	// analytic's EphemeralPortRange). All by default: formulas give any port.
 	EphemeralPortRange [2]uint16
+
+	// Hypotheses are the operator's own; at most hypothesis.MaxCustom.
+	Hypotheses []hypothesis.Custom
+	// Baseline learns what is ordinary in each zone. It is read and taught, and may be shared with
+	// nobody but who exports it. Without one the fixed prior and the client's own history decide.
+	Baseline *baseline.Model
 }
 
 // DefaultConfig returns the settings that suit a sensor of some 100,000 clients.
@@ -82,6 +91,9 @@ func (c Config) Validate() error {
 		return bad("Alert", c.Alert, "at least Watch")
 	case c.EphemeralPortRange[0] == 0 || c.EphemeralPortRange[0] > c.EphemeralPortRange[1]:
 		return bad("EphemeralPortRange", c.EphemeralPortRange, "first and last port, rising, from 1")
+	}
+	if err := hypothesis.ValidateCustom(c.Hypotheses); err != nil {
+		return fmt.Errorf("Hypotheses: %w", err)
 	}
 	for _, p := range c.ResolverWhitelist {
 		if !p.IsValid() {

@@ -27,6 +27,7 @@ import (
 	"net/netip"
 
 	"portolan/correlate/evidence"
+	"portolan/correlate/hypothesis"
 	"portolan/sensor/event"
 )
 
@@ -46,8 +47,12 @@ func New(cfg Config) (*Correlator, error) {
 	}
 	c := &Correlator{cfg: cfg, seed: maphash.MakeSeed(), shards: make([]*shard, cfg.Shards), decoy: evidence.NewDecoy()}
 	c.shift = uint(64 - bits.Len(uint(cfg.Shards-1)))
+	own, err := hypothesis.CompileAll(cfg.Hypotheses)
+	if err != nil {
+		return nil, err
+	}
 	for i := range c.shards {
-		c.shards[i] = newShard(&c.cfg, c.seed, &c.decoy)
+		c.shards[i] = newShard(&c.cfg, c.seed, &c.decoy, own)
 	}
 	return c, nil
 }
@@ -136,6 +141,9 @@ func (c *Correlator) Advance(dst []Hit, now event.Time) []Hit {
 		s.clock = max(s.clock, now)
 		dst = s.advance(dst, math.MaxInt)
 		s.mu.Unlock()
+	}
+	if c.cfg.Baseline != nil {
+		c.cfg.Baseline.Rotate(now.Add(-c.cfg.Hold))
 	}
 	return dst
 }

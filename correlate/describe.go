@@ -35,17 +35,17 @@ func (s *shard) hit(c *client, before []pending, x *pending, v *verdict, w *weig
 		},
 		Lookup: src.Source,
 		Calc: Calc{
-			Kind: v.kind, Match: matchOf(top, src.text), EValue: w.eValue, Chance: chance(v, top), Hypotheses: v.hypotheses(),
+			Kind: v.kind, Match: s.matchOf(top, src.text), EValue: w.eValue, Chance: chance(v, top), Hypotheses: v.hypotheses(&s.own),
 			Answers: v.competing(&top.found), SupportTrials: top.trials, SupportAnswers: top.operands,
 		},
-		Baseline: Baseline{Model: baseline.PriorName, Chance: v.q, Trials: uint64(w.ordinal - 1)},
+		Baseline: Baseline{Model: modelOf(v), Chance: v.q, Trials: uint64(w.ordinal - 1)},
 		Coverage: Coverage{
 			Connections: uint64(c.conns), Explained: uint64(c.explained), Lookups: uint64(c.lookups),
 			Late: uint64(c.late), Forgotten: uint64(c.forgotten),
 		},
 	}
 	for i := 1; i < len(w.shares) && i <= maxAlternatives; i++ {
-		h.Calc.Alternatives = append(h.Calc.Alternatives, matchOf(&w.shares[i], src.text))
+		h.Calc.Alternatives = append(h.Calc.Alternatives, s.matchOf(&w.shares[i], src.text))
 	}
 	return h
 }
@@ -82,9 +82,13 @@ func (s *shard) source(c *client, before []pending, x *pending, f *share) (src f
 }
 
 // matchOf describes one hypothesis with the numbers put in; text is the TXT record.
-func matchOf(f *share, text string) Match {
+func (s *shard) matchOf(f *share, text string) Match {
 	m := Match{EValue: f.eValue, Operand: netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, f.word)))}
 	switch f.sort {
+	case sortCustom:
+		p := program(&s.own, &f.found)
+		m.Hypothesis, m.Name, m.Expression = p.ID(), p.Name(), p.Expression(f.word)
+		return m
 	case sortOctet:
 		k := uint8(f.constant)
 		m.Hypothesis, m.Name, m.Expression = hypothesis.OctetID(k), "octet-xor", hypothesis.OctetExpression(f.word, k)
@@ -121,6 +125,14 @@ func matchOf(f *share, text string) Match {
 		}
 	}
 	return m
+}
+
+// modelOf names what the chance of a port or a destination comes from.
+func modelOf(v *verdict) string {
+	if v.known > 0 {
+		return "learned"
+	}
+	return baseline.PriorName
 }
 
 func plural(n int, what string) string {

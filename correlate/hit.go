@@ -154,7 +154,7 @@ type Calc struct {
 
 // Baseline says how ordinary what the client did is without any calculation.
 type Baseline struct {
-	Model  string  // "fixed-prior" until a baseline has been learned
+	Model  string  // "fixed-prior", or "learned" when the client's history or its zone's goes in
 	Chance float64 // predictive probability of the port, or of the destination, in one trial
 	Trials uint64  // trials of this kind the client had made before this one
 }

@@ -30,6 +30,7 @@ const (
 	sortPair                // hypothesis.Pair
 	sortLearned             // hypothesis.Learned
 	sortOffset              // hypothesis.Offset
+	sortCustom              // place in the operator's list
 )
 
 // found is a hypothesis that predicts a connection.
@@ -77,6 +78,7 @@ type verdict struct {
 	aaaa    int                         // of those of AddressA, how many are AAAA
 	q       float64                     // chance of the port or destination
 	near    baseline.Near
+	known   float64 // trials behind q, of the client and its zone; 0 when the fixed prior alone decides
 	by      explanation
 	quiet   bool // something else accounts for destinations like this one: no constant is learned from it, and it gives no lead
 }
@@ -105,12 +107,18 @@ func (v *verdict) competing(f *found) int {
 }
 
 // hypotheses returns how many hypotheses were tried.
-func (v *verdict) hypotheses() (n int) {
+func (v *verdict) hypotheses(own *hypothesis.Programs) (n int) {
 	if v.operand[hypothesis.Port4] > 0 {
 		n += hypothesis.NumFormulas + int(hypothesis.NumOffsets)
 	}
 	if v.operand[hypothesis.Port6] > 0 {
 		n += hypothesis.NumGroups
+	}
+	if v.operand[hypothesis.CustomPort] > 0 {
+		n += len(own.Port)
+	}
+	if v.operand[hypothesis.CustomAddress] > 0 {
+		n += len(own.Address)
 	}
 	if v.operand[hypothesis.AddressA] > v.aaaa {
 		n += hypothesis.Tried(hypothesis.ViaA) + hypothesis.OctetKeys + int(hypothesis.NumPairs) + int(hypothesis.NumLearned)
@@ -219,14 +227,15 @@ func (s *shard) judgePort(x *pending, e *explainer) verdict {
 	v := verdict{class: tried, kind: Port, q: baseline.Port(x.dport), quiet: e.media}
 	if _, ok := word(&x.addr); ok {
 		v.operand[hypothesis.Port4] = 1
+		v.operand[hypothesis.CustomPort] = min(1, len(s.own.Port))
 	} else {
 		v.operand[hypothesis.Port6] = 1
 	}
-	s.tries.port(&x.addr, x.dport)
+	s.tryPort(&s.tries, &x.addr, x.dport)
 	if s.settling {
 		decoy := x.addr
 		s.scramble(&decoy)
-		s.chance.port(&decoy, x.dport)
+		s.tryPort(&s.chance, &decoy, x.dport)
 	}
 	if len(s.tries.found) > 0 {
 		v.class = predicted
@@ -242,12 +251,17 @@ type tries struct {
 
 func (t *tries) reset() { t.found, t.fresh = t.found[:0], t.fresh[:0] }
 
-// port tries the formulas on one address.
-func (t *tries) port(addr *[16]byte, port uint16) {
+// tryPort tries the formulas on one address.
+func (s *shard) tryPort(t *tries, addr *[16]byte, port uint16) {
 	if w, ok := word(addr); ok {
 		t.fresh = append(t.fresh, fresh{word: w})
 		for f := range hypothesis.Predicting(w, port).All() {
 			t.found = append(t.found, found{mixture: hypothesis.Port4, which: uint8(f), via: hypothesis.ViaA, word: w, operand: *addr})
+		}
+		for i, p := range s.own.Port {
+			if p.Eval(w) == uint32(port) {
+				t.found = append(t.found, found{mixture: hypothesis.CustomPort, sort: sortCustom, which: uint8(i), word: w, operand: *addr})
+			}
 		}
 		return
 	}
@@ -319,6 +333,9 @@ func (s *shard) judgeAddress(c *client, settled []answer, before []pending, x *p
 	v.class, v.near = tried, t.near
 	own, _ := word(&c.addr)
 	v.q = baseline.Destination(y, own, &t.near)
+	if m := s.cfg.Baseline; m != nil {
+		v.q = max(v.q, m.DestinationChance(c.zone, x.time, y))
+	}
 	if s.settling {
 		s.tryPairs(&s.tries, y)
 		s.tryPairs(&s.chance, y)
@@ -354,6 +371,9 @@ func (s *shard) compete(t *contest, k kind, addr *[16]byte, last event.Time, ori
 		}
 	case kindA:
 		t.v.operand[hypothesis.AddressA]++
+		if len(s.own.Address) > 0 {
+			t.v.operand[hypothesis.CustomAddress]++
+		}
 	default:
 		t.v.operand[hypothesis.AddressT]++
 	}
@@ -378,6 +398,11 @@ func (s *shard) tryAnswer(to *tries, y uint32, k kind, from, answer *[16]byte, l
 		s.tryWord(to, hypothesis.ViaA, w, answer)
 		if key, ok := hypothesis.OctetKey(w, y); ok && !hypothesis.OctetKeyKnown(key) {
 			to.found = append(to.found, found{mixture: hypothesis.AddressA, sort: sortOctet, constant: uint32(key), word: w, operand: *answer})
+		}
+		for i, p := range s.own.Address {
+			if p.Eval(w) == y {
+				to.found = append(to.found, found{mixture: hypothesis.CustomAddress, sort: sortCustom, which: uint8(i), word: w, operand: *answer})
+			}
 		}
 	default:
 		s.tryWord(to, hypothesis.Via(k), w, answer)

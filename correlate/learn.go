@@ -133,15 +133,22 @@ func (l *learner) usePort(port uint16) {
 	l.usedNext = (l.usedNext + 1) % maxUsed
 }
 
-// weighPort puts the client's own history into the chance of a port, and reports whether it
-// has used the port before.
-func (l *learner) weighPort(x *pending, v *verdict) (used bool) {
-	if v.kind != Port || v.class < tried || l.uses == 0 {
+// weighPort puts what the zone and the client's own history say into the chance of a
+// port, and reports whether the client has used the port before. L may be nil.
+func (s *shard) weighPort(c *client, l *learner, x *pending, v *verdict) (used bool) {
+	if v.kind != Port || v.class < tried {
 		return false
 	}
-	prior := v.q
-	v.q = l.portChance(x.dport, prior)
-	return v.q > prior
+	if m := s.cfg.Baseline; m != nil {
+		v.q, v.known = m.PortChance(c.zone, x.time, x.dport)
+	}
+	if l == nil || l.uses == 0 {
+		return false
+	}
+	without := v.q
+	v.q = l.portChance(x.dport, v.q)
+	v.known += float64(l.uses)
+	return v.q > without
 }
 
 // maxPorts is how many unusual ports of one answer a client may try: more are a scan.
@@ -162,10 +169,20 @@ func (d *side) scans(l *learner, x *pending) bool {
 	return n >= maxPorts
 }
 
-// note enters a settled trial into the client's history.
-func (l *learner) note(x *pending, v *verdict) {
+// note enters a settled trial into the client's history and the zone's.
+func (s *shard) note(c *client, l *learner, x *pending, v *verdict) {
 	if v.kind == Port {
 		l.usePort(x.dport)
+	}
+	m := s.cfg.Baseline
+	if m == nil || l.gated {
+		return
+	}
+	who := baseline.ClientHash(c.zone, c.addr)
+	if v.kind == Port {
+		m.Port(c.zone, x.time, x.dport, who)
+	} else if y, ok := word(&x.addr); ok {
+		m.Destination(c.zone, x.time, y, who)
 	}
 }
 

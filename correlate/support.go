@@ -95,7 +95,7 @@ func (l *ledger) count(mixtures uint8) {
 }
 
 // match enters a trial that hypotheses predict and weighs it; ok is false when it was made before.
-func (l *ledger) match(t trial, v *verdict, all []found) (w weighed, ok bool) {
+func (l *ledger) match(own *hypothesis.Programs, t trial, v *verdict, all []found) (w weighed, ok bool) {
 	if l.support == nil {
 		l.support = &support{}
 	}
@@ -132,7 +132,7 @@ func (l *ledger) match(t trial, v *verdict, all []found) (w weighed, ok bool) {
 		if !slices.Contains(p.operands, f.operand) && len(p.operands) < maxOperands {
 			p.operands = append(p.operands, f.operand)
 		}
-		e *= weightOf(f)
+		e *= weightOf(own, f)
 		sum[f.mixture] += e
 		w.shares = append(w.shares, share{*f, e, p.trials, len(p.operands)})
 	}
@@ -169,8 +169,18 @@ func (p *support) process(key uint64) *process {
 	return &p.processes[len(p.processes)-1]
 }
 
-func weightOf(f *found) float64 {
+// program returns the operator's hypothesis that f is.
+func program(own *hypothesis.Programs, f *found) *hypothesis.Program {
+	if f.mixture == hypothesis.CustomPort {
+		return own.Port[f.which]
+	}
+	return own.Address[f.which]
+}
+
+func weightOf(own *hypothesis.Programs, f *found) float64 {
 	switch f.sort {
+	case sortCustom:
+		return program(own, f).Weight()
 	case sortOctet:
 		return hypothesis.OctetWeight()
 	case sortPair:
@@ -236,7 +246,7 @@ func (s *shard) storeSupport(n uint32, c *client, p *support) {
 // enter records in x how it was judged.
 func (x *pending) enter(v *verdict) { x.class, x.trials, x.by = v.class, v.trials(), v.by }
 
-const portMixtures = 1<<hypothesis.Port4 | 1<<hypothesis.Port6
+const portMixtures = 1<<hypothesis.Port4 | 1<<hypothesis.Port6 | 1<<hypothesis.CustomPort
 
 // takeUp settles the connection x, which nothing pending comes before.
 func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
@@ -286,17 +296,17 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 	}
 	v := s.judge(c, nil, x, true)
 	v.quiet = v.quiet || l == &s.spare
-	used := l.weighPort(x, &v)
+	used := s.weighPort(c, l, x, &v)
 	s.teach(&s.tries, &s.real, l, x, &v)
 	if v.class == tried {
 		led.miss(print, x.trials)
 		c.trials, c.recent, c.recentNext = led.trials, led.recent, led.recentNext
 		dst = s.lead(dst, c, l, x, &v, used)
-		l.note(x, &v)
+		s.note(c, l, x, &v)
 		s.decoyTakeUp(n, c, x, v, l)
 		return dst
 	}
-	w, ok := led.match(t, &v, s.tries.found)
+	w, ok := led.match(&s.own, t, &v, s.tries.found)
 	s.store(n, c, led)
 	if level := s.level(w.eValue); ok && level != None {
 		h := s.hit(c, nil, x, &v, &w)
@@ -310,7 +320,7 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 		dst = append(dst, h)
 	}
 	if ok {
-		l.note(x, &v)
+		s.note(c, l, x, &v)
 		s.decoyTakeUp(n, c, x, v, l)
 	}
 	return dst
@@ -353,7 +363,7 @@ func (s *shard) decoyTakeUp(n uint32, c *client, x *pending, v verdict, real *le
 	for m := range led.trials {
 		led.trials[m] -= uint32(v.trials() >> m & 1) // match counts the trial again
 	}
-	w, ok := led.match(trialOf(x, v.kind), &v, s.chance.found)
+	w, ok := led.match(&s.own, trialOf(x, v.kind), &v, s.chance.found)
 	if len(s.decoy.support) < maxSupport || c.chance {
 		s.decoy.support[n], c.chance = led.support, true
 	}
@@ -363,7 +373,7 @@ func (s *shard) decoyTakeUp(n uint32, c *client, x *pending, v verdict, real *le
 }
 
 func kindOf(trials uint8) Kind {
-	if trials&(1<<hypothesis.Port4|1<<hypothesis.Port6) != 0 {
+	if trials&portMixtures != 0 {
 		return Port
 	}
 	return Address
@@ -409,10 +419,8 @@ func (s *shard) reconcile(dst []Hit, n uint32, c *client) []Hit {
 				continue
 			}
 			v := s.judge(c, all[:i], x, false)
-			if known != nil {
-				known.weighPort(x, &v)
-			}
-			w, ok := l.match(trialOf(x, v.kind), &v, s.tries.found)
+			s.weighPort(c, known, x, &v)
+			w, ok := l.match(&s.own, trialOf(x, v.kind), &v, s.tries.found)
 			level := s.level(w.eValue)
 			if !ok || level == None {
 				continue

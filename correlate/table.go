@@ -96,6 +96,7 @@ type shard struct {
 	queue       queue
 	real, decoy side
 	decoyKey    *evidence.Decoy
+	own         hypothesis.Programs // the operator's
 
 	inverses   hypothesis.Inverses
 	tries      tries // of the answers as they are
@@ -115,13 +116,13 @@ type shard struct {
 
 // What a client costs at least: its place, its index slots and the smallest lists.
 const (
-	clientBytes    = 176
+	clientBytes    = 184
 	minClientBytes = clientBytes + 2*8 + 4*48 + 4*80
 	maxSupport     = 4096    // clients with evidence in one shard
 	maxStrings     = 1 << 20 // bytes of names in one shard
 )
 
-func newShard(cfg *Config, seed maphash.Seed, decoy *evidence.Decoy) *shard {
+func newShard(cfg *Config, seed maphash.Seed, decoy *evidence.Decoy, own hypothesis.Programs) *shard {
 	limit := cfg.MemoryBytes / int64(cfg.Shards)
 	s := &shard{cfg: cfg, seed: seed, budget: budget{limit: limit}}
 	slots := 1 << bits.Len64(uint64(2*limit/minClientBytes))
@@ -133,6 +134,7 @@ func newShard(cfg *Config, seed maphash.Seed, decoy *evidence.Decoy) *shard {
 	s.clients = newPool[client](1)
 	s.answers, s.pending = newLists[answer](), newLists[pending]()
 	s.real, s.decoy, s.decoyKey = newSide(limit/8), newSide(limit/8), decoy
+	s.own = own
 	return s
 }
 

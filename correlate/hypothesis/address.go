@@ -20,7 +20,7 @@ const (
 	xorOctet  Transform = xorKnown + Transform(len(keys))
 	permute   Transform = xorOctet + Transform(len(octetKeys))
 	octetBits Transform = permute + Transform(len(permutations))
-	revXor    Transform = octetBits + 8 // per-octet rotation by 1 to 7, then bit reversal
+	revXor    Transform = octetBits + 8                 // per-octet rotation by 1 to 7, then bit reversal
 	subXor    Transform = revXor + Transform(len(keys)) // two of the known keys: one subtracted, then XOR the other
 	// NumTransforms is the number of transforms.
 	NumTransforms = subXor + 1

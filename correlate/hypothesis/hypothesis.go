@@ -15,14 +15,16 @@ type Mixture uint8
 
 // The mixtures. Each is an e-process of its own.
 const (
-	Port4    Mixture = iota // answer a.b.c.d to port
-	Port6                   // AAAA answer to port
-	AddressA                // A or AAAA answer to IPv4 destination
-	AddressT                // TXT answer to IPv4 destination
+	Port4         Mixture = iota // answer a.b.c.d to port
+	Port6                        // AAAA answer to port
+	AddressA                     // A or AAAA answer to IPv4 destination
+	AddressT                     // TXT answer to IPv4 destination
+	CustomPort                   // the operator's own: A answer to port
+	CustomAddress                // the operator's own: A answer to IPv4 destination
 	NumMixtures
 )
 
-var mixtureNames = [...]string{Port4: "port", Port6: "port-v6", AddressA: "address", AddressT: "address-txt"}
+var mixtureNames = [...]string{Port4: "port", Port6: "port-v6", AddressA: "address", AddressT: "address-txt", CustomPort: "port-custom", CustomAddress: "address-custom"}
 
 // String returns the mixture's name as it stands in listings.
 func (m Mixture) String() string { return mixtureNames[m] }

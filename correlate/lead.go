@@ -11,15 +11,16 @@ import (
 
 // A lead has no arithmetic: it is worth a look because of what the client did.
 const (
-	leadEvery   = event.Time(24 * time.Hour)   // at most one lead of a client in this time
-	orphanMin   = 5                            // answers never contacted
-	orphanAge   = event.Time(60 * time.Second) // how old they may be
-	orphanLag   = event.Time(time.Second)      // the first destination follows the newest of them this soon
-	burstMin    = 3                            // destinations never answered
-	burstTime   = event.Time(60 * time.Second)
-	abnormalLag = event.Time(10 * time.Second) // an abnormal port follows the answer this soon
-	settledIn   = 30                           // connections that a client's baseline needs
-	unusualIn   = 30                           // at most one in so many of them on an unusual port: else no port is abnormal
+	leadEvery      = event.Time(24 * time.Hour)   // at most one lead of a client in this time
+	orphanMin      = 5                            // answers never contacted
+	orphanAge      = event.Time(60 * time.Second) // how old they may be
+	orphanLag      = event.Time(time.Second)      // the first destination follows the newest of them this soon
+	burstMin       = 3                            // destinations never answered
+	burstTime      = event.Time(60 * time.Second)
+	abnormalLag    = event.Time(10 * time.Second) // an abnormal port follows the answer this soon
+	abnormalChance = 1e-4                         // a port that the zone uses more often is not abnormal
+	settledIn      = 30                           // connections that a client's baseline needs
+	unusualIn      = 30                           // at most one in so many of them on an unusual port: else no port is abnormal
 )
 
 // lead appends to dst a lead when the trial x, which no hypothesis predicts, gives cause for one.
@@ -29,7 +30,7 @@ func (s *shard) lead(dst []Hit, c *client, l *learner, x *pending, v *verdict, u
 	}
 	var what match
 	if v.kind == Port {
-		what = s.abnormalPort(c, l, x, used)
+		what = s.abnormalPort(c, l, x, v, used)
 	} else {
 		what = s.orphans(c, l, x)
 	}
@@ -103,9 +104,9 @@ func (s *shard) orphans(c *client, l *learner, x *pending) (m match) {
 
 // abnormalPort looks for a port that the client never used before, shortly after the
 // answer that is the destination: the analytic's second sentence.
-func (s *shard) abnormalPort(c *client, l *learner, x *pending, used bool) (m match) {
+func (s *shard) abnormalPort(c *client, l *learner, x *pending, v *verdict, used bool) (m match) {
 	a := s.known(c, &pending{kind: kindA, addr: x.addr})
-	if a == nil || used || c.conns < settledIn || l.uses*unusualIn > c.conns || x.time < a.last || x.time-a.last > abnormalLag || x.dport < 1024 {
+	if a == nil || used || v.q > abnormalChance || c.conns < settledIn || l.uses*unusualIn > c.conns || x.time < a.last || x.time-a.last > abnormalLag || x.dport < 1024 {
 		return m
 	}
 	m.id, m.name = "L2", "abnormal port"

@@ -217,7 +217,7 @@ func newEvaluation(cfg *config.Config, world traffic.Config) (e *evaluation, err
 	if e.generator, err = traffic.New(world); err != nil {
 		return nil, err
 	}
-	e.correlator, err = correlate.New(e.cfg)
+	e.correlator, _, err = newCorrelator(cfg)
 	return e, err
 }
 

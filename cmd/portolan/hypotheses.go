@@ -18,21 +18,36 @@ func hypothesesCommand() *command {
 	return &command{
 		name:  "hypotheses",
 		brief: "prints the calculations that are looked for, with weight and chance",
-		usage: []string{"portolan hypotheses [--json]"},
+		usage: []string{"portolan hypotheses [--json] [--hypothesis LIST] [--config FILE]"},
 		about: fmt.Sprintf(`Prints every formula (answer to port) and transform (answer to address) that is tried. The
 answer is a.b.c.d, or x as a big-endian word. Weights are prior, and add up to at most 1 in
 each group. The chance is that of one match by accident: for a port formula, that a client
 which picks an unusual port by the baseline picks the calculated one, measured over
-%d answers; for a transform, that a random destination is what it makes of one answer.`, sampleAnswers),
-		example: []string{"portolan hypotheses | head -20"},
+%d answers; for a transform, that a random destination is what it makes of one answer.
+
+Yours come last; ids start with U. An expression has the octets a b c d, the word x, or le
+with its bytes reversed; numbers, 0x too; ( ) * / %% << >> & + - | ^ ~ with Go's precedence;
+rol(v,n) ror(v,n) rev(v) swap16(v) hi(v) lo(v) quad(a,b,c,d). Values are 32 bits wide, a port
+the lowest 16; division by 0 gives 0. Their chances are measured likewise: one far above
+those of the others names addresses near the answer, which clients contact anyway.`, sampleAnswers),
+		example: []string{"portolan hypotheses | head -20", "portolan hypotheses --hypothesis 'acme=port:a*b + c + 7' | tail -3"},
 		declare: func(o *options) action {
 			asJSON := false
 			o.bool(&asJSON, "json", "print one JSON object a hypothesis")
+			o.settings("hypotheses")
 			return func(_ context.Context, p *program, args []string) error {
 				if len(args) > 0 {
 					return usagef("hypotheses: takes no arguments, got %q", args[0])
 				}
-				list := measured()
+				c, err := o.load(p)
+				if err != nil {
+					return err
+				}
+				custom, err := hypothesis.CompileAll(c.Correlate.Hypotheses)
+				if err != nil {
+					return err
+				}
+				list := append(measured(), measuredCustom(custom)...)
 				if asJSON {
 					return writeHypothesesJSON(p.stdout, list)
 				}
@@ -62,6 +77,20 @@ func measured() []measuredHypothesis {
 		}
 		list = append(list, m)
 	}
+	return list
+}
+
+// measuredCustom returns the operator's hypotheses with chance rates.
+func measuredCustom(all hypothesis.Programs) []measuredHypothesis {
+	var list []measuredHypothesis
+	add := func(programs []*hypothesis.Program, m hypothesis.Mixture) {
+		for _, p := range programs {
+			h := hypothesis.Hypothesis{ID: p.ID(), Name: p.Name(), Formula: p.Formula(), Mixture: m, Weight: p.Weight()}
+			list = append(list, measuredHypothesis{h, p.Measure(sampleAnswers).Chance})
+		}
+	}
+	add(all.Port, hypothesis.CustomPort)
+	add(all.Address, hypothesis.CustomAddress)
 	return list
 }
 
@@ -122,6 +151,10 @@ func mixtureTitle(m hypothesis.Mixture) string {
 		return "From an AAAA answer to the port"
 	case hypothesis.AddressA:
 		return "From an A or AAAA answer to the IPv4 destination"
+	case hypothesis.CustomPort:
+		return "Yours, from an A answer to the port"
+	case hypothesis.CustomAddress:
+		return "Yours, from an A answer to the IPv4 destination"
 	}
 	return "From a TXT answer to the IPv4 destination"
 }
@@ -147,6 +180,9 @@ func writeHypotheses(w io.Writer, list []measuredHypothesis) error {
 				one = fmt.Sprintf("%.2g", h.chance)
 			}
 			fmt.Fprintf(&rows, "  %-*s  %-*s  %7.5f  %8s  %s\n", idWidth, h.ID, nameWidth, h.Name, h.Weight, one, h.Formula)
+		}
+		if n == 0 {
+			continue
 		}
 		fmt.Fprintf(&b, "%s: %s, weight %.3f, together by chance %.2g\n", mixtureTitle(m), count(n, "hypothesis", "hypotheses"), weight, chance)
 		fmt.Fprintf(&b, "  %-*s  %-*s  %7s  %8s  %s\n%s\n", idWidth, "id", nameWidth, "name", "weight", "chance", "calculation", rows.String())

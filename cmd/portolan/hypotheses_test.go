@@ -25,6 +25,29 @@ func TestChanceRates(t *testing.T) {
 	}
 }
 
+// TestCustomChancesAgree: an operator's copy of a formula of the catalogue is measured like it.
+func TestCustomChancesAgree(t *testing.T) {
+	all, err := hypothesis.CompileAll([]hypothesis.Custom{
+		{ID: "P1", Expr: "a*b + c"}, {ID: "W3", Expr: "lo(x)"}, {ID: "M2", Expr: "1024 + le%64512"}, {ID: "A1", Kind: hypothesis.ToAddress, Expr: "rol(x,16)"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]float64{}
+	for _, h := range measured() {
+		want["U:"+h.ID] = h.chance
+	}
+	list := measuredCustom(all)
+	if len(list) != 4 {
+		t.Fatalf("%d hypotheses, want 4", len(list))
+	}
+	for _, h := range list {
+		if h.chance < .85*want[h.ID] || h.chance > 1.2*want[h.ID] { // ten standard deviations of the sample
+			t.Errorf("%s matches by chance with probability %g, the catalogue's with %g", h.ID, h.chance, want[h.ID])
+		}
+	}
+}
+
 // TestEveryFixedFormulaIsMeasured: ids pair up with results as the catalogue has them.
 func TestEveryFixedFormulaIsMeasured(t *testing.T) {
 	chances := portChances()

@@ -19,6 +19,7 @@ const (
 	coverageLineAfter = 5 * time.Second // for a first impression of the traffic
 	heartbeatEvery    = 10 * time.Second
 	recordEvery       = time.Minute
+	saveEvery         = 5 * time.Minute // of what was learned
 )
 
 // monitor looks at a pipeline each second: it tells messages what could be judged, prints
@@ -29,6 +30,7 @@ type monitor struct {
 	sensors []*sensor.Sensor
 	to      io.Writer // for the coverage line
 	log     *slog.Logger
+	known   *learned // saved now and then; may be nil
 
 	start     time.Time
 	printed   bool
@@ -36,6 +38,7 @@ type monitor struct {
 	heartbeat time.Time
 	record    time.Time
 	last      snapshot // when the last record was made
+	saved     time.Time
 }
 
 // snapshot is what all parts had counted at one moment.
@@ -47,7 +50,7 @@ type snapshot struct {
 
 func newMonitor(line *pipeline, sensors []*sensor.Sensor, to io.Writer, log *slog.Logger) *monitor {
 	now := time.Now()
-	return &monitor{line: line, sensors: sensors, to: to, log: log, start: now, heartbeat: now, record: now}
+	return &monitor{line: line, sensors: sensors, to: to, log: log, start: now, heartbeat: now, record: now, saved: now}
 }
 
 func (m *monitor) snapshot() snapshot {
@@ -82,6 +85,10 @@ func (m *monitor) look() {
 	}
 	if now.Sub(m.record) >= recordEvery {
 		m.publishRecord(now, &s)
+	}
+	if m.known != nil && now.Sub(m.saved) >= saveEvery {
+		m.saved = now
+		m.known.save()
 	}
 }
 
@@ -141,6 +148,9 @@ func (m *monitor) publishRecord(now time.Time, s *snapshot) {
 func (m *monitor) finish() error {
 	s := m.snapshot()
 	m.publishRecord(time.Now(), &s)
+	if m.known != nil {
+		m.known.save()
+	}
 	v := assess(&s.stats, &s.correlate, s.lost)
 	sum := summary{stats: s.stats, names: []string{m.line.device}, hits: s.correlate.Final}
 	return sum.write(m.to, &s.correlate, &v)

@@ -12,6 +12,7 @@ import (
 	"portolan/cmd/internal/config"
 	"portolan/cmd/internal/fleet"
 	"portolan/correlate"
+	"portolan/correlate/baseline"
 	"portolan/sensor"
 	"portolan/sensor/event"
 )
@@ -22,6 +23,7 @@ type pipeline struct {
 	cfg        *config.Config
 	device     string
 	correlator *correlate.Correlator
+	baseline   *baseline.Model
 	bus        *bus.Bus
 	show       func(*bus.Message) // sees each message after it was queued for NATS; must not block; may be nil
 
@@ -49,12 +51,12 @@ const (
 )
 
 func newPipeline(cfg *config.Config, device string, b *bus.Bus, show func(*bus.Message)) (*pipeline, error) {
-	c, err := correlate.New(cfg.Correlate)
+	c, m, err := newCorrelator(cfg)
 	if err != nil {
 		return nil, err
 	}
 	l := &pipeline{
-		cfg: cfg, device: device, correlator: c, bus: b, show: show,
+		cfg: cfg, device: device, correlator: c, baseline: m, bus: b, show: show,
 		queue: make(chan correlate.Hit, queueHits),
 	}
 	l.context.Store(&bus.Context{Sensor: cfg.Sensor, Version: thisBuild().Version, Device: device})

@@ -139,7 +139,7 @@ func (r *replayer) restart() (err error) {
 	if r.decoder, err = decode.New(decode.DefaultConfig()); err != nil {
 		return err
 	}
-	r.correlator, err = correlate.New(r.cfg.Correlate)
+	r.correlator, _, err = newCorrelator(r.cfg)
 	return err
 }
 

@@ -79,7 +79,12 @@ func (p *program) live(ctx context.Context, cfg *config.Config, show *printer) (
 	}
 	log.Info("capturing", "device", strings.Join(cfg.Device, ","), "sensor", cfg.Sensor, "nats", b.URL(), "state", cfg.StateDir)
 
+	known, err := openLearned(cfg, line.baseline, log)
+	if err != nil {
+		return err
+	}
 	watch := newMonitor(line, sensors, p.stderr, log)
+	watch.known = known
 	var printing sync.WaitGroup
 	printing.Go(show.run)
 	err = line.run(ctx, sensors, watch.look)

@@ -181,12 +181,15 @@ func (p *Program) Eval(x uint32) uint32 {
 // ID returns the id as listings and hits show it.
 func (p *Program) ID() string { return "U:" + p.custom.ID }
 
-// Name returns the operator's name for it, or that it has none.
+// Name returns the operator's name for it, or what it is when it has none.
 func (p *Program) Name() string {
-	if p.custom.Name == "" {
-		return "user-defined"
+	switch {
+	case p.custom.Name != "":
+		return p.custom.Name
+	case p.custom.Kind == ToAddress:
+		return "user transform"
 	}
-	return p.custom.Name
+	return "user formula"
 }
 
 // Kind returns what p gives.

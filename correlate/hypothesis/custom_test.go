@@ -182,8 +182,8 @@ func TestProgramDescribesItself(t *testing.T) {
 		result         uint32
 	}{
 		{Custom{ID: "acme-1", Name: "Acme's", Expr: "a*b + c + 7"}, "U:acme-1", "Acme's", "a*b + c + 7 with 198.51.100.23 = 10205", 10205},
-		{Custom{ID: "p", Expr: " a*b*c\t+1 "}, "U:p", "user-defined", "a*b*c +1 with 198.51.100.23 = 1009801 mod 65536 = 26761", 26761},
-		{Custom{ID: "s", Kind: ToAddress, Expr: "rol(x,16)"}, "U:s", "user-defined", "rol(x,16) with 198.51.100.23 = 100.23.198.51",
+		{Custom{ID: "p", Expr: " a*b*c\t+1 "}, "U:p", "user formula", "a*b*c +1 with 198.51.100.23 = 1009801 mod 65536 = 26761", 26761},
+		{Custom{ID: "s", Kind: ToAddress, Expr: "rol(x,16)"}, "U:s", "user transform", "rol(x,16) with 198.51.100.23 = 100.23.198.51",
 			100<<24 | 23<<16 | 198<<8 | 51},
 	} {
 		p, err := Compile(tt.custom)

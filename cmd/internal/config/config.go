@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"portolan/correlate"
-	"portolan/correlate/hypothesis"
 	"portolan/sensor"
 )
 
@@ -29,7 +28,7 @@ type Config struct {
 	Correlate correlate.Config
 
 	Observations Observations
-	Hypotheses   []hypothesis.Custom // that the operator added
+	Allow        []AllowRule // hits that are counted and not published
 
 	file   string            // that was read; "" for none
 	origin map[string]string // by key; keys that are missing have their default

@@ -232,7 +232,8 @@ func TestUnknownEnvironment(t *testing.T) {
 
 // FuzzFile: no text makes the reader panic, and what it refuses it refuses at a place that is there.
 func FuzzFile(f *testing.F) {
-	for _, s := range []string{"hold: 2s\n", "nats:\n  url: x\n", "a: [", "? x\n: y\n", "<<: *a\n", "&a b: !!int c\n", "\"\\", "\t", "---\n---\n"} {
+	for _, s := range []string{"hold: 2s\n", "nats:\n  url: x\n", "a: [", "? x\n: y\n", "<<: *a\n", "&a b: !!int c\n", "\"\\", "\t", "---\n---\n",
+		"hypotheses:\n- {id: a, port: >\n c*}\n", "hypotheses: [{}, {a: }, {id: [b], address: 'é'}]"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -95,6 +95,10 @@ func (r *reader) set(s *Setting, node ast.Node) error {
 		if err := r.customs(v, s.Key, node); err != nil {
 			return err
 		}
+	} else if v, ok := field.(*allows); ok {
+		if err := r.allows(v, s.Key, node); err != nil {
+			return err
+		}
 	} else {
 		text, err := scalar(node)
 		if err == nil {

@@ -109,11 +109,12 @@ func (r *reader) entry(key string, node ast.Node) (entry, error) {
 	default:
 		return e, r.wrong(e.at, key+": a hypothesis has the keys id and port, or id and address", "")
 	}
+	if len(pairs) > 0 {
+		e.at = pairs[0].Key.GetToken() // a mapping's own token is a colon
+	}
 	for _, pair := range pairs {
-		name, at := pair.Key.GetToken().Value, pair.Key.GetToken()
-		if e.at.Position.Offset > at.Position.Offset || e.at.Position.Line < at.Position.Line {
-			e.at = pairs[0].Key.GetToken()
-		}
+		at := pair.Key.GetToken()
+		name := at.Value
 		if !slices.Contains([]string{"id", "name", "port", "address"}, name) {
 			hint := "an expression with commas in braces needs quotes around it"
 			if near := Nearest(name, []string{"id", "name", "port", "address"}); near != "" {

@@ -112,7 +112,11 @@ func Settings() []Setting {
 		{Key: "hypotheses", Flag: "hypothesis", Arg: "ID=KIND:EXPR", None: "none",
 			Help: "calculation to look for besides the known ones, such as acme=port:a*b + c + 7 or acme=address:rol(x,16); " +
 				"several with semicolons",
-			field: func(c *Config) value { return (*customs)(&c.Hypotheses) }},
+			field: func(c *Config) value { return (*customs)(&c.Correlate.Hypotheses) }},
+		{Key: "allow", None: "none",
+			Help: "hits that are counted and not published: rules with until and reason, and any of client, destination, port, " +
+				"proto, name, hypothesis",
+			field: func(c *Config) value { return (*allows)(&c.Allow) }},
 	}
 }
 

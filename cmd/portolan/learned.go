@@ -1,0 +1,64 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"portolan/cmd/internal/config"
+	"portolan/cmd/internal/state"
+	"portolan/correlate"
+	"portolan/correlate/baseline"
+)
+
+// newCorrelator returns a correlator, and the baseline that it learns.
+func newCorrelator(cfg *config.Config) (*correlate.Correlator, *baseline.Model, error) {
+	m, err := baseline.NewModel(baseline.DefaultModelConfig())
+	if err != nil {
+		return nil, nil, err
+	}
+	c := cfg.Correlate
+	c.Baseline = m
+	correlator, err := correlate.New(c)
+	return correlator, m, err
+}
+
+// learned keeps a baseline in the state directory. One goroutine at a time may use it.
+type learned struct {
+	model *baseline.Model
+	store *state.Store
+	log   *slog.Logger
+}
+
+// openLearned reads into the baseline what an earlier run learned. A damaged file is put
+// aside and said; one of a newer version is an error, and stays as it is.
+func openLearned(cfg *config.Config, m *baseline.Model, log *slog.Logger) (*learned, error) {
+	path := filepath.Join(cfg.StateDir, "baseline.state")
+	store, err := state.New(state.Config{Path: path, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	var s baseline.State
+	found, err := store.Load(&s)
+	if err != nil {
+		var newer *state.NewerError
+		if errors.As(err, &newer) {
+			return nil, withHint(err, "use the newer portolan, or move the file away to learn afresh")
+		}
+		return nil, fmt.Errorf("baseline: %w", err)
+	}
+	if found {
+		if err := m.Import(s); err != nil {
+			return nil, withHint(fmt.Errorf("%s: %w", path, err), "move the file away to learn afresh")
+		}
+	}
+	return &learned{model: m, store: store, log: log}, nil
+}
+
+// save writes what was learned; what goes wrong is logged, and tried again the next time.
+func (l *learned) save() {
+	if err := l.store.Save(l.model.Export()); err != nil {
+		l.log.Warn("baseline not saved", "error", err)
+	}
+}

@@ -93,7 +93,7 @@ func (c Config) Validate() error {
 		return bad("EphemeralPortRange", c.EphemeralPortRange, "first and last port, rising, from 1")
 	}
 	if err := hypothesis.ValidateCustom(c.Hypotheses); err != nil {
-		return fmt.Errorf("Hypotheses: %w", err)
+		return fmt.Errorf("%s: %w", "Hypotheses", err)
 	}
 	for _, p := range c.ResolverWhitelist {
 		if !p.IsValid() {

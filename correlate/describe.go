@@ -35,7 +35,7 @@ func (s *shard) hit(c *client, before []pending, x *pending, v *verdict, w *weig
 		},
 		Lookup: src.Source,
 		Calc: Calc{
-			Kind: v.kind, Match: s.matchOf(top, src.text), EValue: w.eValue, Chance: chance(v, top), Hypotheses: v.hypotheses(&s.own),
+			Kind: v.kind, Match: s.matchOf(top, src.text), EValue: w.eValue, Chance: chance(v, top, &s.own), Hypotheses: v.hypotheses(&s.own),
 			Answers: v.competing(&top.found), SupportTrials: top.trials, SupportAnswers: top.operands,
 		},
 		Baseline: Baseline{Model: modelOf(v), Chance: v.q, Trials: uint64(w.ordinal - 1)},
@@ -156,15 +156,18 @@ func readFrom(f *share, text string) string {
 
 // chance returns how likely a trial such as this one, drawn from the baseline, is to be
 // predicted by any hypothesis that was tried.
-func chance(v *verdict, top *share) float64 {
+func chance(v *verdict, top *share, own *hypothesis.Programs) float64 {
 	sum := 0.0
 	switch top.mixture {
-	case hypothesis.Port4, hypothesis.Port6:
+	case hypothesis.Port4, hypothesis.Port6, hypothesis.CustomPort:
 		var ports []uint16
-		if top.mixture == hypothesis.Port4 {
-			ports = hypothesis.Ports(ports, top.word)
-		} else {
+		if top.mixture == hypothesis.Port6 {
 			ports = hypothesis.Ports6(ports, &top.operand)
+		} else {
+			ports = hypothesis.Ports(ports, top.word)
+			for _, p := range own.Port {
+				ports = append(ports, uint16(p.Eval(top.word)))
+			}
 		}
 		seen := make(map[uint16]bool, len(ports))
 		for _, p := range ports {
@@ -175,7 +178,7 @@ func chance(v *verdict, top *share) float64 {
 		}
 	default:
 		a := v.operand[hypothesis.AddressA] - v.aaaa
-		n := a*(hypothesis.Tried(hypothesis.ViaA)+hypothesis.OctetKeys) +
+		n := a*(hypothesis.Tried(hypothesis.ViaA)+hypothesis.OctetKeys+len(own.Address)) +
 			v.aaaa*len(hypothesis.Embedded)*hypothesis.Tried(hypothesis.ViaAAAA12) +
 			v.operand[hypothesis.AddressT]*hypothesis.Tried(hypothesis.ViaTXTBase64)
 		sum = float64(n) * v.q

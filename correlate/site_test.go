@@ -29,7 +29,7 @@ func TestOwnHypotheses(t *testing.T) {
 2m   lookup     client=10.0.0.8 name=c.example ttl=60 a=198.51.100.23
 121s connection src=10.0.0.8:4002 dst=`+addr4(bits.RotateLeft32(0xC6336417, 5)^0x1234567).String()+`:443 proto=tcp`))
 	slices.SortFunc(f, func(a, b Hit) int { return cmp.Compare(a.Connection.Time, b.Connection.Time) })
-	if len(f) != 3 || f[0].Level != Watch || f[1].Level != Alert || f[2].Level != Alert {
+	if len(f) != 3 || f[0].Calc.Chance <= 0 || f[0].Level != Watch || f[1].Level != Alert || f[2].Level != Alert {
 		t.Fatalf("got %+v, want a watch and two alerts", f)
 	}
 	for i, want := range []string{"U:acme", "U:acme", "U:emca"} {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"portolan/cmd/internal/config"
 )
@@ -115,6 +116,9 @@ func (p *program) configCheck(o *options) error {
 	}
 	for _, name := range config.Unknown(p.environ) {
 		fmt.Fprintf(p.stderr, "portolan: note: environment %s sets nothing\n", name)
+	}
+	for _, text := range newAllowRules(c.Allow).expiredNow(time.Now()) {
+		fmt.Fprintf(p.stderr, "portolan: note: %s\n", text)
 	}
 	from := c.File()
 	if from == "" {

@@ -26,14 +26,18 @@ const (
 	enoughConnections  = 100   // before that share says anything
 )
 
+// lostMessages counts hits that never reached NATS, by where they were lost.
+type lostMessages struct{ queue, spool uint64 }
+
 // assess says how far what was seen can be judged.
-func assess(s *sensor.Stats, c *correlate.Stats, lostMessages uint64) coverage {
+func assess(s *sensor.Stats, c *correlate.Stats, lost lostMessages) coverage {
 	n := &s.Counters
 	v := coverage{
 		loss: bus.Loss{
 			Decoder:    n.StartsEvicted + n.FlowsEvicted + n.FragmentsEvicted + n.StreamsEvicted + n.StreamsCut,
 			Correlator: c.EvictedClients + c.EvictedAnswers + c.EvictedEvidence + c.Refused,
-			Queue:      lostMessages,
+			Queue:      lost.queue,
+			Spool:      lost.spool,
 		},
 		directions: bus.Directions{DNS: bus.Direction(n.Queries, n.Responses), TCP: bus.Direction(n.SYN, n.SYNACK)},
 	}
@@ -45,8 +49,8 @@ func assess(s *sensor.Stats, c *correlate.Stats, lostMessages uint64) coverage {
 	}
 	v.loss.NIC = s.Interface.Missed + s.Interface.Dropped
 
-	if lost := v.loss.NIC + v.loss.Ring; share(lost, s.Frames+lost) > tolerableLoss {
-		v.because("%s of frames lost", percent(share(lost, s.Frames+lost)))
+	if frames := v.loss.NIC + v.loss.Ring; share(frames, s.Frames+frames) > tolerableLoss {
+		v.because("%s of frames lost", percent(share(frames, s.Frames+frames)))
 	}
 	switch {
 	case n.Responses == 0 && n.Queries > 0:
@@ -72,8 +76,8 @@ func assess(s *sensor.Stats, c *correlate.Stats, lostMessages uint64) coverage {
 	if v.loss.Correlator > 0 {
 		v.because("%s made room for others early", count(v.loss.Correlator, "remembered fact", "remembered facts"))
 	}
-	if v.loss.Queue > 0 {
-		v.because("%s lost before NATS", count(v.loss.Queue, "message", "messages"))
+	if v.loss.Queue+v.loss.Spool > 0 {
+		v.because("%s lost before NATS", count(v.loss.Queue+v.loss.Spool, "message", "messages"))
 	}
 	if s.Incomplete != "" {
 		v.because("the capture ends early")

@@ -51,7 +51,7 @@ func TestAssess(t *testing.T) {
 	} {
 		s, c := whole()
 		lost := tt.make(&s, &c)
-		v := assess(&s, &c, lost)
+		v := assess(&s, &c, lostMessages{queue: lost})
 		want := bus.Good
 		if tt.why != "" {
 			want = bus.Partial
@@ -66,7 +66,7 @@ func TestAssess(t *testing.T) {
 func TestAssessFile(t *testing.T) {
 	s, c := whole()
 	s.Rings = nil
-	if v := assess(&s, &c, 0); len(v.loss.Unknown) == 0 {
+	if v := assess(&s, &c, lostMessages{}); len(v.loss.Unknown) == 0 {
 		t.Error("a capture file claims to know its losses")
 	}
 }
@@ -91,18 +91,18 @@ func TestExpectedFalse(t *testing.T) {
 // A record counts what happened since the last one.
 func TestSnapshotSince(t *testing.T) {
 	s, c := whole()
-	first := snapshot{stats: s, correlate: c, lost: 1}
+	first := snapshot{stats: s, correlate: c, lost: lostMessages{queue: 1}}
 	second := first
 	second.stats.Frames += 7
 	second.stats.Reasons[decode.ICMP] = 7
 	second.stats.Counters.Queries += 5
 	second.stats.Rings = []sensor.RingStats{{Dropped: 3}, {}}
 	second.correlate.Final[correlate.Alert] = 2
-	second.lost = 4
+	second.lost = lostMessages{4, 2}
 	d := second.since(&first)
 	if d.stats.Frames != 7 || d.stats.Reasons[decode.ICMP] != 7 || d.stats.Counters.Queries != 5 ||
 		d.stats.Counters.Responses != 0 || d.stats.Rings[0].Dropped != 3 || d.correlate.Final[correlate.Alert] != 2 ||
-		d.correlate.Connections != 0 || d.lost != 3 {
+		d.correlate.Connections != 0 || d.lost != (lostMessages{3, 2}) {
 		t.Errorf("difference %+v", d)
 	}
 	if second.stats.Rings[0].Dropped != 3 {

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"syscall"
-	"time"
 
 	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
@@ -62,9 +61,13 @@ func (w *hitWriter) hit(m *bus.Message) error {
 	return m.WriteText(w.to, w.color)
 }
 
-// openBus connects to the server that cfg names, or starts the embedded one.
-func openBus(ctx context.Context, cfg *config.Config, log *slog.Logger) (*bus.Bus, error) {
+// openBus connects to the server that cfg names, or starts the embedded one. A replay can be
+// repeated: without spooled its hits wait in memory, and none is held back by a limit.
+func openBus(ctx context.Context, cfg *config.Config, log *slog.Logger, spooled bool) (*bus.Bus, error) {
 	c := bus.DefaultConfig()
+	if !spooled {
+		c.Spool, c.Limit = 0, bus.Limit{}
+	}
 	c.Name = cfg.Sensor
 	c.URL, c.Creds, c.NKey = cfg.NATS.URL, cfg.NATS.Creds, cfg.NATS.NKey
 	c.CA, c.Cert, c.Key = cfg.NATS.CA, cfg.NATS.Cert, cfg.NATS.Key
@@ -99,21 +102,4 @@ func busHint(c *bus.Config, err error) string {
 		return "check the path of the file"
 	}
 	return "--creds or --nkey say who connects; --ca, --cert and --key are for TLS"
-}
-
-// flushTimeout is how long the server may take to make room.
-const flushTimeout = 30 * time.Second
-
-// publishAll publishes a message and waits for room when there is none: a replay has time.
-func publishAll(b *bus.Bus, m *bus.Message) error {
-	err := b.Publish(m)
-	if !errors.Is(err, bus.ErrQueueFull) {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
-	defer cancel()
-	if err := b.Flush(ctx); err != nil {
-		return err
-	}
-	return b.Publish(m)
 }

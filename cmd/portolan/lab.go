@@ -57,6 +57,9 @@ const labContacts = 16
 // withoutRoot is what to do where no lab can be built.
 const withoutRoot = "run it with sudo; without root, portolan replay testdata/pcap/half-swap.pcap shows a detection"
 
+// flushTimeout is how long the last messages may take to be stored.
+const flushTimeout = 30 * time.Second
+
 // lab builds the network, runs the sensor on its mirror, and reports.
 func (p *program) lab(ctx context.Context, cfg *config.Config, l lab.Config, asJSON bool) (err error) {
 	if err := lab.Check(); err != nil {
@@ -100,7 +103,7 @@ func (p *program) lab(ctx context.Context, cfg *config.Config, l lab.Config, asJ
 // connection of its own heard.
 func (p *program) watchLab(ctx context.Context, cfg *config.Config, network *lab.Lab, log *slog.Logger) (heard []heardHit, err error) {
 	cfg.Device = []string{network.MirrorDevice()}
-	b, err := openBus(ctx, cfg, log)
+	b, err := openBus(ctx, cfg, log, true)
 	if err != nil {
 		return nil, err
 	}

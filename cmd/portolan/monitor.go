@@ -45,7 +45,8 @@ type monitor struct {
 type snapshot struct {
 	stats     sensor.Stats
 	correlate correlate.Stats
-	lost      uint64
+	lost      lostMessages
+	allowed   uint64 // final hits that allow rules kept back
 }
 
 func newMonitor(line *pipeline, sensors []*sensor.Sensor, to io.Writer, log *slog.Logger) *monitor {
@@ -55,6 +56,8 @@ func newMonitor(line *pipeline, sensors []*sensor.Sensor, to io.Writer, log *slo
 
 func (m *monitor) snapshot() snapshot {
 	s := snapshot{correlate: m.line.correlator.Stats(), lost: m.line.lostMessages()}
+	kept := m.line.allow.result()
+	s.allowed = kept.total()
 	for _, x := range m.sensors {
 		s.stats = sumStats(s.stats, x.Stats())
 	}
@@ -76,6 +79,9 @@ func (m *monitor) look() {
 	if m.printed && v.verdict != m.verdict {
 		m.verdict = v.verdict
 		m.log.Info("coverage changed", "verdict", v.verdict, "why", strings.Join(v.why, "; "))
+	}
+	for _, text := range m.line.allow.expiredNow(now) {
+		m.log.Warn(text + ": its hits are published again")
 	}
 	if now.Sub(m.heartbeat) >= heartbeatEvery {
 		m.heartbeat = now
@@ -135,7 +141,7 @@ func (m *monitor) publishRecord(now time.Time, s *snapshot) {
 		Device: m.line.device, Interval: now.Sub(m.record).Seconds(),
 		Verdict: v.verdict, Why: v.why, Loss: v.loss, Directions: v.directions,
 		Frames: d.stats.Frames, Bytes: d.stats.Bytes, Reasons: reasonCounts(&d.stats.Reasons),
-		Lookups: d.correlate.Lookups, Connections: d.correlate.Connections, Hits: hits,
+		Lookups: d.correlate.Lookups, Connections: d.correlate.Connections, Hits: hits, Allowed: d.allowed,
 		Published: m.line.bus.PublishStats(),
 	})
 	if err != nil {
@@ -152,7 +158,10 @@ func (m *monitor) finish() error {
 		m.known.save()
 	}
 	v := assess(&s.stats, &s.correlate, s.lost)
-	sum := summary{stats: s.stats, names: []string{m.line.device}, hits: s.correlate.Final}
+	sum := summary{stats: s.stats, names: []string{m.line.device}, hits: s.correlate.Final, allowed: m.line.allow.result()}
+	for level, n := range sum.allowed.hits {
+		sum.hits[level] -= n
+	}
 	return sum.write(m.to, &s.correlate, &v)
 }
 
@@ -181,7 +190,9 @@ func sumStats(a, b sensor.Stats) sensor.Stats {
 // since returns what was counted after the moment of o.
 func (s *snapshot) since(o *snapshot) snapshot {
 	d := *s
-	d.lost -= o.lost
+	d.lost.queue -= o.lost.queue
+	d.lost.spool -= o.lost.spool
+	d.allowed -= o.allowed
 	d.stats.Frames -= o.stats.Frames
 	d.stats.Bytes -= o.stats.Bytes
 	d.stats.CapturedBytes -= o.stats.CapturedBytes

@@ -23,7 +23,7 @@ func TestObservations(t *testing.T) {
 	cfg := config.Default()
 	cfg.Sensor, cfg.StateDir, cfg.NATS.Listen = "north", filepath.Join(t.TempDir(), "state"), ""
 	cfg.Observations.Publish, cfg.Observations.Partitions, cfg.Observations.FleetZone = true, 4, 7
-	b, err := openBus(t.Context(), &cfg, nil)
+	b, err := openBus(t.Context(), &cfg, nil, true)
 	if err != nil {
 		t.Fatal(err)
 	}

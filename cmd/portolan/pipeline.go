@@ -23,6 +23,7 @@ type pipeline struct {
 	cfg        *config.Config
 	device     string
 	correlator *correlate.Correlator
+	allow      *allowRules
 	baseline   *baseline.Model
 	bus        *bus.Bus
 	show       func(*bus.Message) // sees each message after it was queued for NATS; must not block; may be nil
@@ -56,7 +57,7 @@ func newPipeline(cfg *config.Config, device string, b *bus.Bus, show func(*bus.M
 		return nil, err
 	}
 	l := &pipeline{
-		cfg: cfg, device: device, correlator: c, baseline: m, bus: b, show: show,
+		cfg: cfg, device: device, correlator: c, allow: newAllowRules(cfg.Allow), baseline: m, bus: b, show: show,
 		queue: make(chan correlate.Hit, queueHits),
 	}
 	l.context.Store(&bus.Context{Sensor: cfg.Sensor, Version: thisBuild().Version, Device: device})
@@ -96,15 +97,15 @@ func (l *pipeline) run(ctx context.Context, sensors []*sensor.Sensor, report fun
 
 // publish hands each hit to the bus until the queue is closed.
 func (l *pipeline) publish() {
-	var sequence uint64
 	for h := range l.queue {
 		c := *l.context.Load()
-		sequence++
-		c.Sequence = sequence
 		c.Created = time.Now()
 		report := l.chance.Load()
 		report.expected[h.Level].put(&c, &report.stats)
 		m := bus.NewMessage(&h, c)
+		if l.allow.holds(h.Level, m, c.Created) {
+			continue
+		}
 		if err := l.bus.Publish(m); err != nil && !errors.Is(err, bus.ErrQueueFull) {
 			l.lost.Add(1) // a full queue is counted by the bus
 		}
@@ -243,7 +244,10 @@ func (s *ringSink) seen(t event.Time, z event.Zone) {
 }
 
 // lostMessages counts hits that never reached NATS.
-func (l *pipeline) lostMessages() uint64 { return l.lost.Load() + l.bus.PublishStats().Lost }
+func (l *pipeline) lostMessages() lostMessages {
+	s := l.bus.PublishStats()
+	return lostMessages{queue: l.lost.Load() + s.LostQueue, spool: s.LostSpool + s.Spoilt}
+}
 
 // deviceNames returns the devices as one name.
 func deviceNames(cfg *config.Config) string {

@@ -67,10 +67,12 @@ func (p *program) replay(ctx context.Context, cfg *config.Config, paths []string
 		return err
 	}
 	if o.publish {
-		if r.bus, err = openBus(ctx, cfg, nil); err != nil {
-			return err
+		b, openErr := openBus(ctx, cfg, nil, false)
+		if openErr != nil {
+			return openErr
 		}
-		defer func() { err = errors.Join(err, r.bus.Close()) }()
+		r.publish = func(m *bus.Message) error { return b.PublishWait(ctx, m) }
+		defer func() { err = errors.Join(err, b.Close()) }()
 	}
 	var failed error
 	for i, path := range paths {
@@ -119,12 +121,13 @@ type replayer struct {
 	cfg     *config.Config
 	log     io.Writer // for summaries
 	out     *hitWriter
-	bus     *bus.Bus // nil without --nats
+	publish func(*bus.Message) error // nil without --nats
 	fail    context.CancelCauseFunc
 	summary summary
 
 	decoder    *decode.Decoder
 	correlator *correlate.Correlator
+	allow      *allowRules
 	device     string     // base name of the file
 	begin      event.Time // of this traffic; valid once clock moved
 	clock      event.Time // latest stamp
@@ -139,6 +142,7 @@ func (r *replayer) restart() (err error) {
 	if r.decoder, err = decode.New(decode.DefaultConfig()); err != nil {
 		return err
 	}
+	r.allow = newAllowRules(r.cfg.Allow)
 	r.correlator, _, err = newCorrelator(r.cfg)
 	return err
 }
@@ -151,7 +155,8 @@ func (r *replayer) settle() error {
 		return nil // nothing could be read
 	}
 	c := r.correlator.Stats()
-	v := assess(&r.summary.stats, &c, 0)
+	v := assess(&r.summary.stats, &c, lostMessages{})
+	r.summary.allowed = r.allow.result()
 	if err := r.summary.write(r.log, &c, &v); err != nil {
 		return fmt.Errorf("write summary: %w", err)
 	}
@@ -232,18 +237,21 @@ func (r *replayer) take() {
 		if h.State != correlate.Final || h.Level == correlate.None {
 			continue
 		}
-		r.sequence++
-		r.summary.hits[h.Level]++
 		stats, traffic := sensor.Stats{Counters: r.decoder.Counters()}, r.correlator.Stats()
-		v := assess(&stats, &traffic, 0)
+		v := assess(&stats, &traffic, lostMessages{})
 		c := v.context(r.cfg.Sensor, r.device)
-		c.Sequence = r.sequence
+		c.Sequence = r.sequence + 1
 		expected := expectedFalse(&r.cfg.Correlate, &traffic, r.clock.Sub(r.begin))
 		expected[h.Level].put(&c, &traffic)
 		m := bus.NewMessage(h, c)
+		if r.allow.holds(h.Level, m, r.clock.UTC()) {
+			continue
+		}
+		r.sequence++
+		r.summary.hits[h.Level]++
 		err := r.out.write(m)
-		if err == nil && r.bus != nil {
-			err = publishAll(r.bus, m)
+		if err == nil && r.publish != nil {
+			err = r.publish(m)
 		}
 		if err != nil {
 			r.fail(err)

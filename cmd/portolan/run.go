@@ -65,7 +65,7 @@ func (p *program) live(ctx context.Context, cfg *config.Config, show *printer) (
 		return err
 	}
 	defer closeSensors(sensors)
-	b, err := openBus(ctx, cfg, log)
+	b, err := openBus(ctx, cfg, log, true)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,8 @@ type summary struct {
 	stats sensor.Stats // of all its files, or of all rings
 	names []string     // files or devices
 	hits  [correlate.Alert + 1]uint64
+
+	allowed allowed // hits that allow rules kept back; not among hits
 }
 
 // add adds what one file of the traffic held. The decoder is the same for all of them, so
@@ -68,6 +70,9 @@ func (s *summary) write(w io.Writer, c *correlate.Stats, v *coverage) error {
 		percent(share(c.Explained, c.Connections)))
 	row("tried", "%d ports by formula, %d destinations by transform", c.PortTrials, c.AddressTrials)
 	row("hits", "%s", hitsText(&s.hits))
+	for _, line := range s.allowed.lines {
+		row("allowed", "%s", line)
+	}
 	row("by chance", "scrambled answers reached %s", hitsText(&c.Decoys))
 	if c.Gated > 0 {
 		row("gated", "%s of clients that walk through many destinations taught nothing", count(c.Gated, "trial", "trials"))

@@ -857,7 +857,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 	for _, core := range []bool{true, false} {
 		b.Run(map[bool]string{true: "core", false: "stream"}[core], func(b *testing.B) {
 			c := DefaultConfig()
-			c.StateDir = b.TempDir()
+			c.StateDir, c.Limit = b.TempDir(), Limit{}
 			bus, err := Open(b.Context(), c)
 			if err != nil {
 				b.Fatal(err)

@@ -73,6 +73,9 @@ func openSpool(cfg *Config, p *publisher) (err error) {
 	if p.durable = cfg.spools(); p.durable {
 		c.Path, c.Bytes = cfg.spoolPath(), cfg.Spool
 	}
+	if p.b.server != nil {
+		c.Keep = 2 * syncInterval // a host that loses power must not lose what the spool had on disk
+	}
 	p.spool, err = spool.Open(c)
 	return err
 }

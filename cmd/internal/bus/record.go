@@ -28,7 +28,8 @@ type CoverageRecord struct {
 	Reasons     map[string]uint64 `json:"reasons"` // by decode.Reason; the sum is Frames
 	Lookups     uint64            `json:"lookups"`
 	Connections uint64            `json:"connections"`
-	Hits        map[string]uint64 `json:"hits"` // by level
+	Hits        map[string]uint64 `json:"hits"`    // by level
+	Allowed     uint64            `json:"allowed"` // hits that became final and were kept back by allow rules
 	Published   PublishStats      `json:"published"`
 	Delivery    *Delivery         `json:"delivery,omitempty"` // set by PublishCoverage when there is a spool
 }

@@ -325,7 +325,7 @@ func (s *Spool) readLocked(e *entry) (*Message, error) {
 // run writes until Close.
 func (s *Spool) run() {
 	defer close(s.stopped)
-	var retry <-chan time.Time
+	var retry, forget <-chan time.Time
 	if s.failing != nil {
 		retry = time.After(retryWrite)
 	}
@@ -341,6 +341,11 @@ func (s *Spool) run() {
 			}
 		case <-retry:
 			retry = nil
+		case <-forget:
+			forget = nil
+			if retry != nil {
+				continue
+			}
 		}
 		for more := true; more && retry == nil; {
 			var err error
@@ -348,6 +353,9 @@ func (s *Spool) run() {
 				s.fail(err)
 				retry = time.After(retryWrite)
 			}
+		}
+		if until := s.keepsUntil(); forget == nil && !until.IsZero() {
+			forget = time.After(time.Until(until))
 		}
 	}
 }
@@ -405,6 +413,8 @@ func (s *Spool) flush() (more bool, err error) {
 		s.mu.Lock()
 	}
 	batch, bytes := s.takeLocked()
+	s.unkeepLocked(time.Now())
+	keeps := len(s.kept) > 0
 	done := s.done[:min(len(s.done), batchDone)]
 	s.done = s.done[len(done):]
 	dirty := s.dirty
@@ -421,7 +431,7 @@ func (s *Spool) flush() (more bool, err error) {
 		return false, nil
 	}
 	bytes += onDisk(len(gaps)*2*binary.MaxVarintLen64 + len(done)*binary.MaxVarintLen64 + 512)
-	if err = s.tidy(stored, bytes, failing); err == nil {
+	if err = s.tidy(stored, bytes, failing, keeps); err == nil {
 		err = s.append(batch, done, st, gaps, dirty || failing)
 	}
 
@@ -436,6 +446,28 @@ func (s *Spool) flush() (more bool, err error) {
 	s.mendedLocked()
 	s.writtenLocked(batch)
 	return len(s.waiting) > 0 || len(s.done) > 0 || s.dirty, nil
+}
+
+// unkeepLocked lets the file forget what was kept until now; all of it for the zero time.
+func (s *Spool) unkeepLocked(now time.Time) {
+	n := 0
+	for n < len(s.kept) && (now.IsZero() || !s.kept[n].until.After(now)) {
+		s.done = append(s.done, s.kept[n].number)
+		n++
+	}
+	if s.kept = s.kept[n:]; len(s.kept) == 0 {
+		s.kept = nil
+	}
+}
+
+// keepsUntil returns when the file may forget the next message that is kept, zero for none.
+func (s *Spool) keepsUntil() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.kept) == 0 {
+		return time.Time{}
+	}
+	return s.kept[0].until
 }
 
 // takeLocked returns messages to write, and their bytes.
@@ -569,9 +601,9 @@ func (s *Spool) append(batch []*entry, done []uint64, st state, gaps []Gap, dirt
 }
 
 // tidy makes the file smaller when that is worth it, or needed for more bytes.
-func (s *Spool) tidy(stored, more int64, failing bool) error {
+func (s *Spool) tidy(stored, more int64, failing, keeps bool) error {
 	must := s.end.at+more > 2*s.cfg.Bytes/3
-	if !must && !failing && (s.end.at < smallFile || stored > 0 && (s.end.at < s.cfg.Bytes/6 || s.end.at < cleanFactor*(stored+more))) {
+	if !must && !failing && (keeps || s.end.at < smallFile || stored > 0 && (s.end.at < s.cfg.Bytes/6 || s.end.at < cleanFactor*(stored+more))) {
 		return nil
 	}
 	if failing && !must && s.end.at-fileHeader <= 2*stored {

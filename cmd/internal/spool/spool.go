@@ -81,11 +81,14 @@ type Field struct{ Key, Value string }
 
 // Config says where the spool lies and how much it may hold.
 type Config struct {
-	Path   string       // the file; empty for none: all messages are volatile
-	Bytes  int64        // of disk at most, the copy that cleaning makes included; at least MinBytes
-	Memory int64        // bytes of messages that are not in the file, from 1
-	Queue  int          // number of messages that are not in the file, from 1
-	Log    *slog.Logger // nil for none
+	Path   string // the file; empty for none: all messages are volatile
+	Bytes  int64  // of disk at most, the copy that cleaning makes included; at least MinBytes
+	Memory int64  // bytes of messages that are not in the file, from 1
+	Queue  int    // number of messages that are not in the file, from 1
+	// Keep is how long a message stays in the file after Done, to be found by the next process if
+	// this one is killed: for a receiver that acknowledges before its own disk has the message.
+	Keep time.Duration
+	Log  *slog.Logger // nil for none
 }
 
 // MinBytes is the least Config.Bytes.
@@ -159,6 +162,12 @@ type entry struct {
 	prev, next *entry // in its class, by number
 }
 
+// kept is the number of a message that Config.Keep holds in the file.
+type kept struct {
+	number uint64
+	until  time.Time
+}
+
 // Spool is safe for concurrent use.
 type Spool struct {
 	cfg Config
@@ -185,6 +194,7 @@ type Spool struct {
 	heap    byNumber // to be sent
 	parked  byTime   // to be sent later
 	done    []uint64 // done with; the file does not say so yet
+	kept    []kept   // done with; the file is to say so later, in the order of time
 	failing error    // why the disk takes nothing
 	file    *os.File // nil without one; replaced under mu, by the writer alone
 
@@ -404,7 +414,9 @@ func (s *Spool) removeLocked(e *entry) {
 	if !e.volatile {
 		s.live -= e.size
 	}
-	if e.off >= 0 || e.writing {
+	if n := len(s.kept); n > 0 && s.kept[n-1].number == e.number {
+		signal(s.work) // for the file it is not done with yet
+	} else if e.off >= 0 || e.writing {
 		s.done = append(s.done, e.number)
 		signal(s.work)
 	}
@@ -486,6 +498,9 @@ func (s *Spool) Done(it *Item, duplicate bool) {
 		return
 	}
 	s.acceptLocked(e)
+	if s.cfg.Keep > 0 && e.off >= 0 {
+		s.kept = append(s.kept, kept{e.number, time.Now().Add(s.cfg.Keep)})
+	}
 	if duplicate && e.sequence != 0 {
 		s.addGapLocked(e.sequence, Duplicate)
 		s.dirty = true
@@ -571,6 +586,7 @@ func (s *Spool) Close() (unsaved uint64, err error) {
 		return 0, nil
 	}
 	s.closed = true
+	s.unkeepLocked(time.Time{})
 	s.mu.Unlock()
 	signal(s.room)
 	signal(s.ready)

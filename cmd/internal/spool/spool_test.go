@@ -368,6 +368,72 @@ func TestParked(t *testing.T) {
 	}
 }
 
+// What was acknowledged stays in the file for a while, for a process that follows a kill; it is gone after a proper end.
+func TestKeep(t *testing.T) {
+	c := config(t)
+	c.Keep = time.Hour
+	s := open(t, c)
+	for range 5 {
+		if err := put(s, Alert, 100); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait(t, s, "written", saved(5))
+	items, _ := take(t, s)
+	for _, it := range items[:4] {
+		s.Done(it, false)
+	}
+	if st := s.Stats(); st.Pending != 1 {
+		t.Errorf("%+v, want 1 pending: what is kept is not", st)
+	}
+	s.Return(items[4], time.Time{})
+	if err := put(s, Alert, 100); err != nil { // and a chance for acknowledgements to be noted
+		t.Fatal(err)
+	}
+	wait(t, s, "written", saved(6))
+	killed := c
+	killed.Path = copyOf(t, c.Path)
+	if _, got := take(t, open(t, killed)); !slices.Equal(got, run(1, 6)) {
+		t.Errorf("after a kill %v come back, want 1 to 6", got)
+	}
+	closeSpool(t, s)
+	if _, got := take(t, open(t, c)); !slices.Equal(got, run(5, 6)) {
+		t.Errorf("after a proper end %v come back, want 5 and 6", got)
+	}
+
+	c = config(t)
+	c.Keep = time.Millisecond
+	s = open(t, c)
+	if err := put(s, Alert, 100); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, s, "written", saved(1))
+	it, _ := s.Next()
+	s.Done(it, false)
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		l := open(t, Config{Path: copyOf(t, c.Path), Bytes: c.Bytes, Memory: 1, Queue: 1})
+		if l.Stats().Pending == 0 {
+			break // noted although nothing else was put
+		}
+		if time.Now().After(end) {
+			t.Fatal("the message is kept for ever")
+		}
+	}
+}
+
+func copyOf(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "copy")
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
 // However a file is mangled, opening it neither fails for long nor makes up messages: what
 // comes back was written, in order, and counts add up.
 func TestMangledFile(t *testing.T) {

@@ -155,6 +155,9 @@ func wantIDs(t *testing.T, got []string, n int) {
 // TestLeaf: a site's hits reach the hub through a leaf node, also those from when the hub was away,
 // each once; and the site's key opens nothing else at the hub.
 func TestLeaf(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the server takes its time to ask a site again")
+	}
 	ports := freePorts(t, 2)
 	site := seed(t, "PORTOLAN_SITE_NKEY")
 	watch := seed(t, "PORTOLAN_WATCH_NKEY")

@@ -38,6 +38,7 @@ type Correlator struct {
 	shift  uint
 	shards []*shard
 	decoy  evidence.Decoy
+	site   siteKeys
 }
 
 // New returns a Correlator that has seen nothing. The error names the field of cfg that is out of range.
@@ -52,7 +53,7 @@ func New(cfg Config) (*Correlator, error) {
 		return nil, err
 	}
 	for i := range c.shards {
-		c.shards[i] = newShard(&c.cfg, c.seed, &c.decoy, own)
+		c.shards[i] = newShard(&c.cfg, c.seed, &c.decoy, own, &c.site)
 	}
 	return c, nil
 }

@@ -100,7 +100,12 @@ func (s *shard) matchOf(f *share, text string) Match {
 	case sortLearned:
 		l := hypothesis.Learned(f.which)
 		m.Hypothesis, m.Name = fmt.Sprintf("%s:%08X", l.ID(), f.constant), l.Name()
-		m.Expression = l.Expression(f.word, f.constant) + fmt.Sprintf("; the constant was learned from %s of this client before", plural(f.times, "pair"))
+		m.Expression = l.Expression(f.word, f.constant)
+		if f.site {
+			m.Expression += "; the constant was learned from another client"
+		} else {
+			m.Expression += fmt.Sprintf("; the constant was learned from %s of this client before", plural(f.times, "pair"))
+		}
 		return m
 	case sortOffset:
 		o := hypothesis.Offset(f.which)

@@ -45,6 +45,7 @@ type found struct {
 	operand  [16]byte // the answer that word was read from
 	times    int      // predictions alike; 0 counts as 1
 	of       float64  // predictions that competed; 0 means as many as answers
+	site     bool     // the constant was confirmed at another client
 	boost    float64  // what a fact that does not depend on the connection adds; 0 counts as 1
 }
 

@@ -414,6 +414,9 @@ func (s *shard) teach(t *tries, d *side, l *learner, x *pending, v *verdict) {
 		if y, ok := word(&x.addr); ok && !v.quiet && !l.gated {
 			s.learnAddress(t, d, l, y, v)
 		}
+		if y, ok := word(&x.addr); ok {
+			s.trySite(t, y, x.time)
+		}
 		if l.gated { // one trial is no evidence for an unknown octet on a host with so many
 			t.found = slices.DeleteFunc(t.found, func(f found) bool { return f.sort == sortOctet })
 		}

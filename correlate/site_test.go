@@ -178,3 +178,31 @@ func arriving(t *testing.T, cfg Config, r *rand.Rand, lateness int64, lookups []
 	slices.SortFunc(all, func(a, b brief) int { return slices.Compare(a.id[:], b.id[:]) })
 	return all
 }
+
+// A constant that an alert confirmed at one client is known at the next one's first contact.
+func TestConstantOfASite(t *testing.T) {
+	c, err := New(DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const key = 0x5A17C3E9
+	answers := []uint32{0xC6336417, 0xCB714D09, 0x57F32D9C, 0x22F52D99}
+	var given []Hit
+	at := event.Time(0)
+	contact := func(client string, x uint32) {
+		at = at.Add(10 * time.Minute)
+		given = c.Advance(given, at)
+		given = c.ObserveLookup(given, lookupOf(at, client, addr4(x)))
+		given = c.ObserveConnection(given, connectionOf(at+1, client, netipAddrPort(x^key, 443)))
+		given = c.Advance(given, at.Add(time.Minute))
+	}
+	for _, x := range answers {
+		contact("10.0.0.7", x)
+	}
+	given = given[:0]
+	contact("10.0.0.8", 0x2D5DC1A6)
+	f := finals(given)
+	if len(f) != 1 || f[0].Level != Alert || f[0].Calc.Hypothesis != "A2:5A17C3E9" {
+		t.Fatalf("first contact of another client: %+v, want an alert by A2:5A17C3E9", f)
+	}
+}

@@ -318,6 +318,9 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 		}
 		s.stats.Final[level]++
 		dst = append(dst, h)
+		if level == Alert {
+			s.confirmed(&w, x.time)
+		}
 	}
 	if ok {
 		s.note(c, l, x, &v)

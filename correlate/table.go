@@ -97,6 +97,7 @@ type shard struct {
 	real, decoy side
 	decoyKey    *evidence.Decoy
 	own         hypothesis.Programs // the operator's
+	site        *siteKeys
 
 	inverses   hypothesis.Inverses
 	tries      tries // of the answers as they are
@@ -122,7 +123,7 @@ const (
 	maxStrings     = 1 << 20 // bytes of names in one shard
 )
 
-func newShard(cfg *Config, seed maphash.Seed, decoy *evidence.Decoy, own hypothesis.Programs) *shard {
+func newShard(cfg *Config, seed maphash.Seed, decoy *evidence.Decoy, own hypothesis.Programs, site *siteKeys) *shard {
 	limit := cfg.MemoryBytes / int64(cfg.Shards)
 	s := &shard{cfg: cfg, seed: seed, budget: budget{limit: limit}}
 	slots := 1 << bits.Len64(uint64(2*limit/minClientBytes))
@@ -134,7 +135,7 @@ func newShard(cfg *Config, seed maphash.Seed, decoy *evidence.Decoy, own hypothe
 	s.clients = newPool[client](1)
 	s.answers, s.pending = newLists[answer](), newLists[pending]()
 	s.real, s.decoy, s.decoyKey = newSide(limit/8), newSide(limit/8), decoy
-	s.own = own
+	s.own, s.site = own, site
 	return s
 }
 

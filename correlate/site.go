@@ -1,0 +1,98 @@
+package correlate
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"portolan/correlate/hypothesis"
+	"portolan/sensor/event"
+)
+
+// A constant that an alert has confirmed at one client is tried on all: one family's
+// implants share it, and the next infected host need not teach it anew.
+
+const (
+	maxSiteKeys = 16                          // the newest are kept
+	siteDelay   = event.Time(2 * time.Minute) // of packet time until a constant is tried elsewhere, so that order decides nothing
+)
+
+// siteKey is a constant that was confirmed at some client.
+type siteKey struct {
+	family hypothesis.Learned
+	key    uint32
+	since  event.Time
+}
+
+// siteKeys are the constants that all shards share. Readers take no lock.
+type siteKeys struct {
+	mu  sync.Mutex
+	all atomic.Pointer[[]siteKey]
+}
+
+// add enters a constant confirmed at time t; the earliest time of it counts.
+func (k *siteKeys) add(f hypothesis.Learned, key uint32, t event.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var all []siteKey
+	if p := k.all.Load(); p != nil {
+		all = slices.Clone(*p)
+	}
+	if i := slices.IndexFunc(all, func(s siteKey) bool { return s.family == f && s.key == key }); i >= 0 {
+		if all[i].since <= t {
+			return
+		}
+		all[i].since = t
+	} else if all = append(all, siteKey{f, key, t}); len(all) > maxSiteKeys {
+		all = all[1:]
+	}
+	k.all.Store(&all)
+}
+
+// trySite appends to t.found the constants known at the site that lead from the fresh
+// answers to the destination y at time at.
+func (s *shard) trySite(t *tries, y uint32, at event.Time) {
+	p := s.site.all.Load()
+	if p == nil {
+		return
+	}
+	known := 0
+	for _, k := range *p {
+		if k.since+siteDelay <= at {
+			known++
+		}
+	}
+	if known == 0 {
+		return
+	}
+	for _, k := range *p {
+		if k.since+siteDelay > at {
+			continue
+		}
+		for _, x := range t.fresh {
+			if k.family.Apply(x.word, k.key) != y {
+				continue
+			}
+			// A client that knows the constant itself has tried it already.
+			if slices.ContainsFunc(t.found, func(f found) bool {
+				return f.sort == sortLearned && f.which == uint8(k.family) && f.constant == k.key
+			}) {
+				continue
+			}
+			t.found = append(t.found, found{
+				mixture: hypothesis.AddressA, sort: sortLearned, which: uint8(k.family), constant: k.key, word: x.word, operand: mapped(x.word),
+				times: 1, of: float64(len(t.fresh) * known), site: true,
+			})
+		}
+	}
+}
+
+// confirmed enters the constants that a hit of level Alert rests on.
+func (s *shard) confirmed(w *weighed, at event.Time) {
+	for i := range w.shares {
+		if f := &w.shares[i]; f.sort == sortLearned && f.trials >= 2 && f.eValue >= s.cfg.Alert {
+			s.site.add(hypothesis.Learned(f.which), f.constant, at)
+		}
+	}
+}

@@ -31,6 +31,9 @@ type Config struct {
 
 	// Alert and Watch are the e-values from which a hit has that level.
 	Alert, Watch float64
+	// VolumeThreshold is how many distinct connections one hypothesis must have predicted for
+	// a client before the next is an alert and not a watch; from 1, which asks for no more than the e-value does, to 100.
+	VolumeThreshold int
 
 	// ResolverWhitelist lists resolvers whose answers explain connections but are never
 	// operands (the analytic's ResolverWhitelist). Empty by default: malware asks public resolvers.
@@ -59,6 +62,7 @@ func DefaultConfig() Config {
 		PendingPerClient:   64,
 		Alert:              1e6,
 		Watch:              1e3,
+		VolumeThreshold:    1,
 		EphemeralPortRange: [2]uint16{1, 65535},
 	}
 }
@@ -89,6 +93,8 @@ func (c Config) Validate() error {
 		return bad("Watch", c.Watch, "at least 10")
 	case !(c.Alert >= c.Watch):
 		return bad("Alert", c.Alert, "at least Watch")
+	case c.VolumeThreshold < 1 || c.VolumeThreshold > 100:
+		return bad("VolumeThreshold", c.VolumeThreshold, "1 to 100")
 	case c.EphemeralPortRange[0] == 0 || c.EphemeralPortRange[0] > c.EphemeralPortRange[1]:
 		return bad("EphemeralPortRange", c.EphemeralPortRange, "first and last port, rising, from 1")
 	}

@@ -59,6 +59,7 @@ func TestConfigValidate(t *testing.T) {
 		"PendingPerClient":   func(c *Config) { c.PendingPerClient = 0 },
 		"Watch":              func(c *Config) { c.Watch = 1 },
 		"Alert":              func(c *Config) { c.Alert = 5 },
+		"VolumeThreshold":    func(c *Config) { c.VolumeThreshold = 0 },
 		"ResolverWhitelist":  func(c *Config) { c.ResolverWhitelist = []netip.Prefix{{}} },
 		"EphemeralPortRange": func(c *Config) { c.EphemeralPortRange = [2]uint16{9, 8} },
 	} {
@@ -81,6 +82,18 @@ func TestResolverWhitelist(t *testing.T) {
 	cfg.ResolverWhitelist = []netip.Prefix{netip.MustParsePrefix("8.8.8.0/24")}
 	if f := finals(run(t, cfg, story)); len(f) != 0 {
 		t.Errorf("listed: %+v, want no hit", f)
+	}
+}
+
+func TestVolumeThreshold(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.VolumeThreshold = 2
+	f := finals(run(t, cfg, `
+0s  lookup     client=10.0.0.7 name=a.example ttl=60 a=87.243.45.156 a=34.245.45.153
+1s  connection src=10.0.0.7:4000 dst=45.156.87.243:443 proto=tcp
+2s  connection src=10.0.0.7:4001 dst=45.153.34.245:443 proto=tcp`))
+	if len(f) != 2 || f[0].Level != Watch || f[1].Level != Alert {
+		t.Errorf("got %+v, want a watch and an alert", f)
 	}
 }
 

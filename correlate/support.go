@@ -308,7 +308,7 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 	}
 	w, ok := led.match(&s.own, t, &v, s.tries.found)
 	s.store(n, c, led)
-	if level := s.level(w.eValue); ok && level != None {
+	if level := s.level(&w); ok && level != None {
 		h := s.hit(c, nil, x, &v, &w)
 		h.ID, h.Level, h.State, h.Revision = idOf(c.zone, client4(c), x.proto, destination(x)), level, Final, 1
 		h.Coverage.Gated = l.gated
@@ -371,7 +371,7 @@ func (s *shard) decoyTakeUp(n uint32, c *client, x *pending, v verdict, real *le
 		s.decoy.support[n], c.chance = led.support, true
 	}
 	if ok {
-		s.stats.Decoys[s.level(w.eValue)]++
+		s.stats.Decoys[s.level(&w)]++
 	}
 }
 
@@ -382,11 +382,13 @@ func kindOf(trials uint8) Kind {
 	return Address
 }
 
-func (s *shard) level(e float64) Level {
+// level returns what a weighed trial comes to. One with fewer predicted trials behind it
+// than Config.VolumeThreshold is no alert, however strong.
+func (s *shard) level(w *weighed) Level {
 	switch {
-	case e >= s.cfg.Alert:
+	case w.eValue >= s.cfg.Alert && w.shares[0].trials >= s.cfg.VolumeThreshold:
 		return Alert
-	case e >= s.cfg.Watch:
+	case w.eValue >= s.cfg.Watch:
 		return Watch
 	}
 	return None
@@ -424,7 +426,7 @@ func (s *shard) reconcile(dst []Hit, n uint32, c *client) []Hit {
 			v := s.judge(c, all[:i], x, false)
 			s.weighPort(c, known, x, &v)
 			w, ok := l.match(&s.own, trialOf(x, v.kind), &v, s.tries.found)
-			level := s.level(w.eValue)
+			level := s.level(&w)
 			if !ok || level == None {
 				continue
 			}

@@ -32,7 +32,7 @@ needs a name of its own; the number of partitions is the same for all and for th
 				"how much of the stream is read again to take a part over; else --address-window and --hold together")
 			o.settings("sensor", "nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key",
 				"observations.partitions", "alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
-				"answers_per_client", "pending_per_client", "ephemeral_port_range", "resolver_whitelist", "hypotheses")
+				"answers_per_client", "pending_per_client", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses")
 			return func(ctx context.Context, p *program, args []string) error {
 				if len(args) > 0 {
 					return usagef("correlate: takes no arguments, got %q", args[0])

@@ -60,7 +60,7 @@ The same flags give the same traffic; no packet is sent.`,
 			o.describe("families", "LIST", "families by id or group, with commas between, such as A1,A3,V6:xor", "all")
 			o.bool(&asJSON, "json", "print one JSON object")
 			o.string(&svg, "svg", "FILE", "write a plot: detection and false hits by threshold")
-			o.settings("alert", "watch", "address_window", "port_window", "max_ttl", "ephemeral_port_range", "resolver_whitelist", "hypotheses", "memory")
+			o.settings("alert", "watch", "address_window", "port_window", "max_ttl", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses", "memory")
 			return func(ctx context.Context, p *program, args []string) error {
 				if len(args) > 0 {
 					return usagef("evaluate: takes no arguments, got %q", args[0])

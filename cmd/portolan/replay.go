@@ -33,7 +33,7 @@ order given. Summary and progress go to stderr. Hits do not change the exit stat
 			o.bool(&progress, "progress", "show progress even when stderr is no terminal")
 			o.fallback = map[string]string{"nats.url": "none: hits are printed, not published"}
 			o.settings("nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "sensor", "alert", "watch",
-				"address_window", "port_window", "max_ttl", "ephemeral_port_range", "resolver_whitelist", "hypotheses", "memory")
+				"address_window", "port_window", "max_ttl", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses", "memory")
 			return func(ctx context.Context, p *program, args []string) error {
 				if err := captureArgs("replay", args); err != nil {
 					return err

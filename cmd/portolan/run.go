@@ -37,7 +37,7 @@ needs root or CAP_NET_RAW. SIGINT and SIGTERM end it cleanly.`,
 			o.settings("device", "sensor", "rings", "block_timeout", "ignore_outgoing",
 				"nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.listen", "state_dir",
 				"alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
-				"answers_per_client", "pending_per_client", "ephemeral_port_range", "resolver_whitelist", "hypotheses",
+				"answers_per_client", "pending_per_client", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses",
 				"observations.partitions", "observations.zone")
 			return func(ctx context.Context, p *program, args []string) error {
 				if len(args) > 0 {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,11 +24,15 @@ func watchCommand() *command {
 	return &command{
 		name:  "watch",
 		brief: "prints hits and their revisions as they come over NATS",
-		usage: []string{"portolan watch [--nats URL] [--since TIME] [--level LEVEL] [--client ADDRESS] [--json | --format ocsf]"},
+		usage: []string{"portolan watch [--nats URL] [--since TIME] [--level LEVEL] [--client ADDRESS] [--resume FILE] [--json | --format ocsf]"},
 		about: `Subscribes and prints each hit as soon as it is published, and again when a later revision
 changes its level, takes it back, or names the process behind it. Without --nats it connects
-to the server inside a portolan run on this host, ` + localServer + `.`,
-		example: []string{"portolan watch --since 24h --level alert"},
+to the server inside a portolan run on this host, ` + localServer + `.
+
+With --resume it goes on where the last watch with the same file stopped, and prints what was
+published meanwhile; after a crash the last second may come twice. What the filters passed
+over is not read again when they change. Each watch needs a file of its own.`,
+		example: []string{"portolan watch --since 24h --level alert", "portolan watch --resume alerts.place --level alert --json"},
 		declare: func(o *options) action {
 			var w watchOptions
 			o.bool(&w.json, "json", "print one message a line, every revision")
@@ -35,6 +40,14 @@ to the server inside a portolan run on this host, ` + localServer + `.`,
 			o.describe("format", "FORMAT", "text; json, the same as --json; or ocsf, Detection Findings of OCSF 1.4, one a line", "text")
 			o.bool(&w.all, "all-revisions", "print every revision, also those that change nothing")
 			o.duration(&w.since, "since", "TIME", "also print what was stored within this time, such as 24h")
+			o.value("resume", func(text string) error {
+				if text == "" {
+					return errors.New("the name of a file is empty")
+				}
+				w.resume = text
+				return nil
+			})
+			o.describe("resume", "FILE", "go on where the last watch with this file stopped; without the file, begin as --since says", "")
 			o.value("level", w.setLevel)
 			o.describe("level", "LEVEL", "print this level and above: lead, watch or alert", "lead")
 			o.value("client", func(text string) (err error) {
@@ -65,6 +78,7 @@ type watchOptions struct {
 	json, all bool
 	ocsf      bool
 	since     time.Duration
+	resume    string   // file, empty for none
 	levels    []string // empty for all
 	client    netip.Addr
 	sensor    string
@@ -90,31 +104,76 @@ func (w *watchOptions) setLevel(text string) error {
 }
 
 // watch prints until ctx ends, which is how people end it.
-func (p *program) watch(ctx context.Context, cfg *config.Config, o *watchOptions) error {
+func (p *program) watch(ctx context.Context, cfg *config.Config, o *watchOptions) (err error) {
 	b, err := p.openReader(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	watching, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	out := &hitWriter{to: bufio.NewWriter(p.stdout), json: o.json, ocsf: o.ocsf, color: p.useColor(p.stdout)}
-	see := newFollower(o.all || o.json || o.ocsf)
+	defer func() { err = errors.Join(err, b.Close()) }()
 	filter := bus.Filter{
 		Levels: o.levels, Sensor: o.sensor, Client: o.client, Last: o.since,
 		Ready: func() { fmt.Fprintf(p.stderr, "portolan: waiting for hits from %s; Ctrl-C ends\n", b.URL()) },
 	}
-	err = b.Subscribe(watching, filter, func(m *bus.Message, _ bus.Meta) {
-		if !see.matters(m) {
+	out := &hitWriter{to: bufio.NewWriter(p.stdout), json: o.json, ocsf: o.ocsf, color: p.useColor(p.stdout)}
+	see := newFollower(o.all || o.json || o.ocsf)
+	if o.resume == "" {
+		return follow(ctx, b, filter, func(m *bus.Message, _ bus.Meta) error {
+			if !see.matters(m) {
+				return nil
+			}
+			return out.write(m)
+		})
+	}
+
+	stream, err := lookAtStream(ctx, b)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return withHint(err, "--resume counts messages in that stream, so it has to be there and readable")
+	}
+	now := time.Now()
+	say := func(line string) { fmt.Fprintf(p.stderr, "portolan: %s\n", line) }
+	at, err := resume(o.resume, stream, o.since, now, say)
+	if err != nil {
+		return err
+	}
+	at.filter(&filter, now)
+	var saving sync.WaitGroup
+	stop := make(chan struct{})
+	saving.Go(func() { at.run(stop, func(err error) { say(err.Error()) }) })
+	err = follow(ctx, b, filter, func(m *bus.Message, meta bus.Meta) error {
+		// An earlier watch may have shown what is taken back now.
+		_, known := see.shown[m.Portolan.HitID]
+		back := at.old && !known && m.Portolan.State == "retracted"
+		if see.matters(m) || back {
+			if err := out.write(m); err != nil {
+				return err
+			}
+		}
+		at.passed(meta.Sequence)
+		return nil
+	})
+	close(stop)
+	saving.Wait()
+	return errors.Join(err, at.save())
+}
+
+// follow hands each message to handle until ctx ends, which is no error, or handle returns an
+// error; it is not called again then.
+func follow(ctx context.Context, b *bus.Bus, f bus.Filter, handle func(*bus.Message, bus.Meta) error) error {
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var failed error
+	err := b.Subscribe(watching, f, func(m *bus.Message, meta bus.Meta) {
+		if failed != nil {
 			return
 		}
-		if err := out.write(m); err != nil {
-			cancel(err)
+		if failed = handle(m, meta); failed != nil {
+			cancel()
 		}
 	})
-	if ctx.Err() == nil {
-		err = errors.Join(err, context.Cause(watching)) // hits could not be written
-	}
-	return errors.Join(err, b.Close())
+	return errors.Join(err, failed)
 }
 
 // openReader connects to the configured server, or to that of a portolan run on this host.

@@ -285,6 +285,7 @@ func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y 
 			})
 		}
 	}
+	d.pairs.reserve(&r.list, min(int(r.len)+len(all), bound), &d.budget)
 	for i := range all {
 		if !all[i].known {
 			put(&d.pairs, r, all[i].pair, bound, &d.budget)

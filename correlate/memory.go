@@ -115,6 +115,26 @@ func (l *lists[T]) grow(x *list, limit int, b *budget) (all []T, ok bool) {
 	return l.of(x), true
 }
 
+// reserve makes room for n elements in all at once, where the budget allows.
+func (l *lists[T]) reserve(x *list, n int, b *budget) {
+	class := int(x.class)
+	for class < len(l.classes) && (class == 0 || l.classes[class-1].size < n) {
+		class++
+	}
+	if class == int(x.class) || l.classes[class-1].size < n {
+		return
+	}
+	id, ok := l.classes[class-1].get(b)
+	if !ok {
+		return
+	}
+	copy(l.classes[class-1].at(id), l.of(x))
+	if x.class != 0 {
+		l.classes[x.class-1].put(x.block)
+	}
+	x.block, x.class = id, uint8(class)
+}
+
 func (l *lists[T]) release(x *list) {
 	if x.class != 0 {
 		l.classes[x.class-1].put(x.block)

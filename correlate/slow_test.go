@@ -513,7 +513,7 @@ func s0(cfg Config, e float64) Level {
 
 // slowE multiplies in all trials of hypothesis id; see package evidence for the shares.
 func slowE(trials []slowTrial, id string) (e float64, support int) {
-	for i, s := range []struct{ pi, weight float64 }{{.9, .4}, {.5, .3}, {.2, .1}, {.1, .1}, {.02, .1}} {
+	for i, s := range []struct{ pi, weight float64 }{{.9, .4}, {.5, .25}, {.2, .1}, {.1, .1}, {.02, .1}, {.0005, .05}} {
 		m := 1.0
 		for _, t := range trials {
 			x, ok := t[id]

@@ -28,8 +28,8 @@ import "math"
 
 // shares are the values of π that are mixed, with the weight of each. Most weight lies
 // on large shares: an implant on a quiet host makes nearly every trial. The small ones keep a
-// busy host's evidence from wearing off between two contacts.
-var shares = [...]struct{ pi, weight float64 }{{.9, .4}, {.5, .3}, {.2, .1}, {.1, .1}, {.02, .1}}
+// busy host's evidence, or a scanner's, from wearing off between two contacts.
+var shares = [...]struct{ pi, weight float64 }{{.9, .4}, {.5, .25}, {.2, .1}, {.1, .1}, {.02, .1}, {.0005, .05}}
 
 // Process is the e-process of one hypothesis for one client, for every share mixed. The
 // zero value has seen no match.

@@ -260,7 +260,13 @@ type serverLog struct {
 }
 
 func (l *serverLog) Noticef(f string, v ...any) { l.log.Debug("nats-server: " + fmt.Sprintf(f, v...)) }
-func (l *serverLog) Warnf(f string, v ...any)   { l.log.Warn("nats-server: " + fmt.Sprintf(f, v...)) }
+func (l *serverLog) Warnf(f string, v ...any) {
+	// The password is made for each run and never leaves the process, or is the operator's own
+	// choice; in neither case is there a file that holds it.
+	if text := fmt.Sprintf(f, v...); !strings.HasPrefix(text, "Plaintext passwords detected") {
+		l.log.Warn("nats-server: " + text)
+	}
+}
 func (l *serverLog) Errorf(f string, v ...any)  { l.log.Error("nats-server: " + fmt.Sprintf(f, v...)) }
 func (l *serverLog) Debugf(f string, v ...any)  {}
 func (l *serverLog) Tracef(f string, v ...any)  {}

@@ -123,8 +123,8 @@ func (c *Correlator) ObserveConnection(dst []Hit, x *event.Connection) []Hit {
 		return s.wait(dst, n, cl, 2)
 	}
 	all := s.pending.of(&cl.pending)
-	v := s.judge(cl, all[:at], &all[at], false)
-	all[at].enter(&v)
+	v := s.judge(cl, all[:at], &all[at])
+	s.enter(&all[at], &v)
 	if v.class != unjudged {
 		cl.used = true
 	}
@@ -217,8 +217,8 @@ func (s *shard) take(dst []Hit, n uint32, c *client, p *pending) ([]Hit, int) {
 		s.keep(c, p)
 		return dst, -1
 	}
-	v := s.judge(c, s.pending.of(&c.pending), p, false)
-	p.enter(&v)
+	v := s.judge(c, s.pending.of(&c.pending), p)
+	s.enter(p, &v)
 	return s.takeUp(dst, n, c, p), -1
 }
 
@@ -228,9 +228,9 @@ func (s *shard) rejudge(dst []Hit, n uint32, c *client, t event.Time) []Hit {
 	changed := false
 	for i := len(all) - 1; i >= 0 && all[i].time >= t; i-- {
 		if x := &all[i]; x.kind == kindConn {
-			v := s.judge(c, all[:i], x, false)
+			v := s.judge(c, all[:i], x)
 			changed = changed || v.class != x.class || v.class == predicted
-			x.enter(&v)
+			s.enter(x, &v)
 		}
 	}
 	if changed && s.matters(n, c) {

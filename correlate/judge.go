@@ -153,10 +153,8 @@ func (s *shard) ttl(seconds uint32) time.Duration {
 
 // judge looks at connection x of client c in the light of its settled answers and of the
 // pending events before, all stamped no later. What predicts x is left in s.tries, with
-// the A answers that compete. When x is being settled, calculations from two answers are
-// tried too, and what scrambled answers predict is left in s.chance.
-func (s *shard) judge(c *client, before []pending, x *pending, settling bool) verdict {
-	s.settling = settling
+// the A answers that compete, and what scrambled answers predict in s.chance.
+func (s *shard) judge(c *client, before []pending, x *pending) verdict {
 	s.tries.reset()
 	s.chance.reset()
 	if x.proto == event.UDP && x.sport == 53 { // a resolver's answer to a query not seen
@@ -233,11 +231,9 @@ func (s *shard) judgePort(x *pending, e *explainer) verdict {
 		v.operand[hypothesis.Port6] = 1
 	}
 	s.tryPort(&s.tries, &x.addr, x.dport)
-	if s.settling {
-		decoy := x.addr
-		s.scramble(&decoy)
-		s.tryPort(&s.chance, &decoy, x.dport)
-	}
+	decoy := x.addr
+	s.scramble(&decoy)
+	s.tryPort(&s.chance, &decoy, x.dport)
 	if len(s.tries.found) > 0 {
 		v.class = predicted
 	}
@@ -337,10 +333,10 @@ func (s *shard) judgeAddress(c *client, settled []answer, before []pending, x *p
 	if m := s.cfg.Baseline; m != nil {
 		v.q = max(v.q, m.DestinationChance(c.zone, x.time, y))
 	}
-	if s.settling {
-		s.tryPairs(&s.tries, y)
-		s.tryPairs(&s.chance, y)
-	}
+	s.tryPairs(&s.tries, y)
+	s.tryPairs(&s.chance, y)
+	s.trySite(&s.tries, y, x.time)
+	s.trySite(&s.chance, y, x.time)
 	if len(s.tries.found) > 0 {
 		v.class = predicted
 		s.confirm(&s.tries)
@@ -379,11 +375,9 @@ func (s *shard) compete(t *contest, k kind, addr *[16]byte, last event.Time, ori
 		t.v.operand[hypothesis.AddressT]++
 	}
 	s.tryAnswer(&s.tries, t.y, k, addr, addr, last, origin)
-	if s.settling {
-		decoy := *addr
-		s.scramble(&decoy)
-		s.tryAnswer(&s.chance, t.y, k, &decoy, addr, last, origin)
-	}
+	decoy := *addr
+	s.scramble(&decoy)
+	s.tryAnswer(&s.chance, t.y, k, &decoy, addr, last, origin)
 }
 
 // tryAnswer tries the transforms on an answer, or on the decoy made of it.
@@ -416,9 +410,10 @@ func (s *shard) renew(p *pending) {
 		return
 	}
 	w := binary.BigEndian.Uint32(p.addr[12:])
-	for i := range s.tries.fresh {
+	for i := range s.tries.fresh { // the decoys stand in the same order
 		if f := &s.tries.fresh[i]; f.word == w {
 			f.last, f.origin = p.time, p.origin
+			s.chance.fresh[i].last, s.chance.fresh[i].origin = p.time, p.origin
 		}
 	}
 }

@@ -204,11 +204,12 @@ func (s *shard) learnAddress(t *tries, d *side, l *learner, y uint32, v *verdict
 	if len(t.fresh) == 0 || !baseline.Public(y) || v.near.Prefix12 > 0 {
 		return
 	}
-	from := len(t.found)
 	if v.near.Prefix8 > 0 {
 		defer func() {
-			for i := from; i < len(t.found); i++ {
-				t.found[i].of *= max(1, baseline.Neighbour8/v.q)
+			for i := range t.found {
+				if f := &t.found[i]; f.sort == sortLearned {
+					f.of *= max(1, baseline.Neighbour8/v.q)
+				}
 			}
 		}()
 	}
@@ -279,6 +280,10 @@ func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y 
 	for i := range all {
 		c := &all[i]
 		if c.times > 0 && !c.known {
+			// What the client taught itself says more than what it shares with others.
+			t.found = slices.DeleteFunc(t.found, func(f found) bool {
+				return f.site && f.which == uint8(c.family) && f.constant == c.key
+			})
 			t.found = append(t.found, found{
 				mixture: hypothesis.AddressA, sort: sortLearned, which: uint8(c.family), constant: c.key, word: c.x, operand: mapped(c.x),
 				times: c.times, of: float64(len(xs)) * float64(remembered[c.family]),
@@ -414,9 +419,6 @@ func (s *shard) teach(t *tries, d *side, l *learner, x *pending, v *verdict) {
 	if v.kind == Address {
 		if y, ok := word(&x.addr); ok && !v.quiet && !l.gated {
 			s.learnAddress(t, d, l, y, v)
-		}
-		if y, ok := word(&x.addr); ok {
-			s.trySite(t, y, x.time)
 		}
 		if l.gated { // one trial is no evidence for an unknown octet on a host with so many
 			t.found = slices.DeleteFunc(t.found, func(f found) bool { return f.sort == sortOctet })

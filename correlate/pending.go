@@ -29,7 +29,7 @@ type pending struct {
 	proto  event.Proto
 	start  event.Start
 	mac    event.MAC
-	trials uint8 // connections: the mixtures it is a trial of, as a bit mask
+	trials uint8 // connections: the mixtures it is a trial of, as a bit mask, and byChance
 	by     explanation
 }
 

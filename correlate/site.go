@@ -58,33 +58,24 @@ func (s *shard) trySite(t *tries, y uint32, at event.Time) {
 		return
 	}
 	known := 0
-	for _, k := range *p {
-		if k.since+siteDelay <= at {
-			known++
-		}
-	}
-	if known == 0 {
-		return
-	}
+	from := len(t.found)
 	for _, k := range *p {
 		if k.since+siteDelay > at {
 			continue
 		}
-		for _, x := range t.fresh {
-			if k.family.Apply(x.word, k.key) != y {
-				continue
+		known++
+		want := k.family.Undo(y, k.key)
+		for i := range t.fresh {
+			if t.fresh[i].word == want {
+				t.found = append(t.found, found{
+					mixture: hypothesis.AddressA, sort: sortLearned, which: uint8(k.family), constant: k.key, word: want, operand: mapped(want),
+					times: 1, site: true,
+				})
 			}
-			// A client that knows the constant itself has tried it already.
-			if slices.ContainsFunc(t.found, func(f found) bool {
-				return f.sort == sortLearned && f.which == uint8(k.family) && f.constant == k.key
-			}) {
-				continue
-			}
-			t.found = append(t.found, found{
-				mixture: hypothesis.AddressA, sort: sortLearned, which: uint8(k.family), constant: k.key, word: x.word, operand: mapped(x.word),
-				times: 1, of: float64(len(t.fresh) * known), site: true,
-			})
 		}
+	}
+	for i := from; i < len(t.found); i++ {
+		t.found[i].of = float64(len(t.fresh) * known)
 	}
 }
 

@@ -243,8 +243,16 @@ func (s *shard) storeSupport(n uint32, c *client, p *support) {
 	c.evidence = true
 }
 
-// enter records in x how it was judged.
-func (x *pending) enter(v *verdict) { x.class, x.trials, x.by = v.class, v.trials(), v.by }
+// enter records in x how judge has just judged it.
+func (s *shard) enter(x *pending, v *verdict) {
+	x.class, x.trials, x.by = v.class, v.trials(), v.by
+	if len(s.chance.found) > 0 {
+		x.trials |= byChance
+	}
+}
+
+// byChance marks in pending.trials what scrambled answers predict.
+const byChance = 1 << 7
 
 const portMixtures = 1<<hypothesis.Port4 | 1<<hypothesis.Port6 | 1<<hypothesis.CustomPort
 
@@ -294,7 +302,12 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 	if !told && l.pass(x.time, walkStep) {
 		s.stats.Gated++
 	}
-	v := s.judge(c, nil, x, true)
+	if l.gated && x.class == tried && x.trials&byChance == 0 {
+		led.miss(print, x.trials) // nothing predicts it, and nothing is learned from it: no need to look again
+		c.trials, c.recent, c.recentNext = led.trials, led.recent, led.recentNext
+		return dst
+	}
+	v := s.judge(c, nil, x)
 	v.quiet = v.quiet || l == &s.spare
 	used := s.weighPort(c, l, x, &v)
 	s.teach(&s.tries, &s.real, l, x, &v)
@@ -423,7 +436,7 @@ func (s *shard) reconcile(dst []Hit, n uint32, c *client) []Hit {
 			if kindOf(x.trials) == Port && s.real.scans(known, x) {
 				continue
 			}
-			v := s.judge(c, all[:i], x, false)
+			v := s.judge(c, all[:i], x)
 			s.weighPort(c, known, x, &v)
 			w, ok := l.match(&s.own, trialOf(x, v.kind), &v, s.tries.found)
 			level := s.level(&w)

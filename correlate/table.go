@@ -103,7 +103,6 @@ type shard struct {
 	tries      tries // of the answers as they are
 	chance     tries // of the answers scrambled
 	spare      learner
-	settling   bool
 	candidates []candidate
 	slots      [256]uint8
 	heads      [256]uint16

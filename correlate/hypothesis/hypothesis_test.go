@@ -240,6 +240,9 @@ func TestLearned(t *testing.T) {
 			if got := l.Apply(x, l.Key(x, y)); got != y {
 				t.Fatalf("%s: the constant of %s and %s gives %s", l.ID(), quad(x), quad(y), quad(got))
 			}
+			if got := l.Undo(y, l.Key(x, y)); got != x {
+				t.Fatalf("%s: the constant of %s and %s leads back to %s", l.ID(), quad(x), quad(y), quad(got))
+			}
 		}
 		var slow uint32
 		for i := 0; i < 32; i += 8 {

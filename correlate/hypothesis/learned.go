@@ -29,6 +29,16 @@ var orders = func() (all [23][4]uint8) {
 	return all
 }()
 
+// inverseOrders undoes orders, in the same order.
+var inverseOrders = func() (inv [23][4]uint8) {
+	for i, p := range orders {
+		for to, from := range p {
+			inv[i][from] = uint8(to)
+		}
+	}
+	return inv
+}()
+
 // addOctets adds two words octet by octet, without carries.
 func addOctets(x, y uint32) uint32 {
 	const high = 0x80808080
@@ -68,6 +78,21 @@ func (l Learned) Apply(x, key uint32) uint32 {
 		return addOctets(x, key)
 	}
 	return permuted(x, &orders[l-permuteXor]) ^ key
+}
+
+// Undo returns the word that l with the given constant makes y of.
+func (l Learned) Undo(y, key uint32) uint32 {
+	switch l {
+	case XorLearned:
+		return y ^ key
+	case AddBig:
+		return y - key
+	case AddLittle:
+		return bits.ReverseBytes32(bits.ReverseBytes32(y) - key)
+	case AddOctets:
+		return subOctets(y, key)
+	}
+	return permuted(y^key, &inverseOrders[l-permuteXor])
 }
 
 // Fixed reports whether l with this constant is a hypothesis of its own: a known key of A3, or

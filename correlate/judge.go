@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"math/bits"
+	"slices"
 	"time"
 
 	"portolan/correlate/baseline"
@@ -285,6 +286,7 @@ type contest struct {
 	near     baseline.Near
 	v        verdict
 	prepared bool // s.inverses are those of y
+	again    bool // the client made this trial before
 	embedded bool // an AAAA answer carries the destination by standard
 }
 
@@ -295,6 +297,8 @@ func (s *shard) judgeAddress(c *client, settled []answer, before []pending, x *p
 		return verdict{}
 	}
 	t := contest{y: y, v: verdict{kind: Address, quiet: quiet}}
+	// What is known as a miss earns the decoys nothing either.
+	t.again = slices.Contains(c.recent[:], s.fingerprint(trial{addr: x.addr}))
 	for i := range settled {
 		a := &settled[i]
 		if !a.kind.operand() || a.last > x.time {
@@ -375,6 +379,9 @@ func (s *shard) compete(t *contest, k kind, addr *[16]byte, last event.Time, ori
 		t.v.operand[hypothesis.AddressT]++
 	}
 	s.tryAnswer(&s.tries, t.y, k, addr, addr, last, origin)
+	if t.again {
+		return
+	}
 	decoy := *addr
 	s.scramble(&decoy)
 	s.tryAnswer(&s.chance, t.y, k, &decoy, addr, last, origin)
@@ -413,7 +420,9 @@ func (s *shard) renew(p *pending) {
 	for i := range s.tries.fresh { // the decoys stand in the same order
 		if f := &s.tries.fresh[i]; f.word == w {
 			f.last, f.origin = p.time, p.origin
-			s.chance.fresh[i].last, s.chance.fresh[i].origin = p.time, p.origin
+			if i < len(s.chance.fresh) {
+				s.chance.fresh[i].last, s.chance.fresh[i].origin = p.time, p.origin
+			}
 		}
 	}
 }

@@ -61,6 +61,8 @@ func openCapture(in *counter) (*capture, error) {
 		return nil, fmt.Errorf("%w: %s", ErrNotCapture, bad.what)
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
 		return nil, fmt.Errorf("read capture: zstd: more than %d MiB are needed to decompress it: %w", maxWindow>>20, err)
+	case errors.Is(err, ErrNotCapture):
+		return nil, err
 	}
 	return nil, fmt.Errorf("%w: %w", ErrNotCapture, err)
 }

@@ -267,9 +267,9 @@ func (l *serverLog) Warnf(f string, v ...any) {
 		l.log.Warn("nats-server: " + text)
 	}
 }
-func (l *serverLog) Errorf(f string, v ...any)  { l.log.Error("nats-server: " + fmt.Sprintf(f, v...)) }
-func (l *serverLog) Debugf(f string, v ...any)  {}
-func (l *serverLog) Tracef(f string, v ...any)  {}
+func (l *serverLog) Errorf(f string, v ...any) { l.log.Error("nats-server: " + fmt.Sprintf(f, v...)) }
+func (l *serverLog) Debugf(f string, v ...any) {}
+func (l *serverLog) Tracef(f string, v ...any) {}
 
 // Fatalf only remembers: what called for the server says it.
 func (l *serverLog) Fatalf(f string, v ...any) {

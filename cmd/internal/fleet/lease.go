@@ -139,6 +139,21 @@ func (b *board) put(ctx context.Context, n int, c claim) error {
 	return nil
 }
 
+// refresh reads a claim anew, for a worker whose view of it is stale: a watch can miss a change.
+func (b *board) refresh(ctx context.Context, n int) error {
+	asking, cancel := context.WithTimeout(ctx, b.timeout)
+	defer cancel()
+	e, err := b.kv.Get(asking, "partition."+strconv.Itoa(n))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("lease of partition %d: %w", n, err)
+	}
+	b.note(e, time.Now())
+	return nil
+}
+
 // beat gives a sign of life.
 func (b *board) beat(ctx context.Context, self string) error {
 	asking, cancel := context.WithTimeout(ctx, b.timeout)

@@ -254,10 +254,16 @@ func (w *Worker) take(ctx context.Context, n int) {
 		w.log.Warn("number of partitions changed", "before", before.Partitions, "now", w.cfg.Partitions)
 		before.Position = position{}
 	}
-	if err := w.board.put(ctx, n, w.claim(before.Position)); err != nil {
-		if !errors.Is(err, errConflict) {
-			w.note(ctx, err)
+	err := w.board.put(ctx, n, w.claim(before.Position))
+	if errors.Is(err, errConflict) {
+		// Another worker was faster, or the watch has missed what it did: see what stands there now.
+		err = w.board.refresh(ctx, n)
+		if err == nil {
+			return
 		}
+	}
+	if err != nil {
+		w.note(ctx, err)
 		return
 	}
 	w.counts.taken.Add(1)

@@ -257,6 +257,9 @@ func (s *subscription) core(ctx context.Context) error {
 	flush, cancel := context.WithTimeout(ctx, s.b.cfg.Timeout)
 	defer cancel()
 	if err := s.b.conn.FlushWithContext(flush); err != nil {
+		if d := (*DeniedError)(nil); errors.As(context.Cause(ctx), &d) {
+			return d // came while the answer was waited for
+		}
 		return err
 	}
 	closed := s.b.conn.StatusChanged(nats.CLOSED)

@@ -119,3 +119,17 @@ func TestSumStats(t *testing.T) {
 		}
 	}
 }
+
+// What explained connections besides an answer is named in the summary.
+func TestExplainedText(t *testing.T) {
+	var c correlate.Stats
+	for i, name := range correlate.ExplanationNames() {
+		c.ExplainedBy[i] = uint64(10 * (i + 1))
+		if name == "control-channel" {
+			c.ExplainedBy[i] = 0
+		}
+	}
+	if got, want := explainedText(&c), "30 by service, 50 by embedded-ipv4"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -68,6 +68,9 @@ func (s *summary) write(w io.Writer, c *correlate.Stats, v *coverage) error {
 	row("lookups", "%d, of %s", c.Lookups, count(c.Clients, "client", "clients"))
 	row("connections", "%d; a lookup seen here explains %d of them (%s)", c.Connections, c.Explained,
 		percent(share(c.Explained, c.Connections)))
+	if text := explainedText(c); text != "" {
+		row("explained", "%s", text)
+	}
 	row("tried", "%d ports by formula, %d destinations by transform", c.PortTrials, c.AddressTrials)
 	row("hits", "%s", hitsText(&s.hits))
 	for _, line := range s.allowed.lines {
@@ -119,6 +122,17 @@ func reasonsText(reasons *[decode.NumReasons]uint64) string {
 	var list []string
 	for _, r := range order {
 		list = append(list, fmt.Sprintf("%d %s", reasons[r], r))
+	}
+	return strings.Join(list, ", ")
+}
+
+// explainedText lists what other than an answer explained connections, "" when nothing did.
+func explainedText(c *correlate.Stats) string {
+	var list []string
+	for i, name := range correlate.ExplanationNames() {
+		if n := c.ExplainedBy[i]; n > 0 && name != "" && name != "answer" {
+			list = append(list, fmt.Sprintf("%d by %s", n, name))
+		}
 	}
 	return strings.Join(list, ", ")
 }

@@ -270,12 +270,14 @@ func (l *loader) take(o int64, h head, body []byte) {
 	if h.ordinal > l.ordinal {
 		missing = h.ordinal - l.ordinal
 		l.spoilt += missing
+		l.clean = false // even when whole records are gone, and no byte between them is odd
 		l.ordinal = h.ordinal
 	}
 	if h.kind == kindNote {
 		l.unlisted += missing
 		st, gaps, done, err := readNote(body)
 		if err != nil {
+			l.clean = false
 			return
 		}
 		if st.version >= l.s.state.version {
@@ -290,6 +292,7 @@ func (l *loader) take(o int64, h head, body []byte) {
 	m, err := readMessage(h.class, body)
 	if err != nil {
 		l.spoilt++
+		l.clean = false
 		return
 	}
 	if missing > 0 {

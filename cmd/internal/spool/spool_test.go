@@ -434,6 +434,33 @@ func copyOf(t *testing.T, path string) string {
 	return name
 }
 
+// A record that is gone whole, so that its neighbours touch, is counted once and not at every start.
+func TestWholeRecordGone(t *testing.T) {
+	c := config(t)
+	b := filled(t, c, 6)
+	var at []int
+	for o := fileHeader; o < len(b); {
+		h, ok := readHead(b[o:])
+		if !ok {
+			t.Fatalf("no record at %d", o)
+		}
+		if h.kind == kindMessage {
+			at = append(at, o)
+		}
+		o += int(onDisk(h.body))
+	}
+	if err := os.WriteFile(c.Path, slices.Delete(b, at[2], at[3]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []uint64{1, 0, 0} {
+		s := open(t, c)
+		if st := s.Stats(); st.Spoilt != want || st.EverSpoilt != 1 || st.Pending != 5 {
+			t.Errorf("%+v, want %d spoilt now, 1 ever, 5 pending", st, want)
+		}
+		closeSpool(t, s)
+	}
+}
+
 // However a file is mangled, opening it neither fails for long nor makes up messages: what
 // comes back was written, in order, and counts add up.
 func TestMangledFile(t *testing.T) {

@@ -58,6 +58,10 @@ func (p *program) report(err error) int {
 	if errors.Is(err, syscall.EPIPE) {
 		return exitFailed // whoever read our output has left, as head does
 	}
+	if errors.Is(err, context.Canceled) { // what was under way, no matter where it was cut short, has no fault
+		fmt.Fprintln(p.stderr, "portolan: interrupted")
+		return exitFailed
+	}
 	fmt.Fprintf(p.stderr, "portolan: %v\n", err)
 	var file *config.FileError
 	if errors.As(err, &file) {
@@ -81,8 +85,6 @@ func hintFor(err error) string {
 	switch {
 	case errors.As(err, &h):
 		return h.hint
-	case errors.Is(err, context.Canceled):
-		return ""
 	case errors.Is(err, fs.ErrNotExist):
 		return "check the path"
 	case errors.Is(err, fs.ErrPermission):

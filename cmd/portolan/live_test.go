@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"portolan/cmd/internal/lab"
+	"portolan/cmd/internal/natstest"
 )
 
 // output is a writer that can be read while it is written to.
@@ -55,7 +57,7 @@ func TestRunStartsWatchesEnds(t *testing.T) {
 	if err := os.WriteFile(none, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	address := "127.0.0.1:" + freePort(t)
+	address := fmt.Sprintf("127.0.0.1:%d", natstest.Port(t))
 	var sensed, watched output
 	start := func(stderr *output, args ...string) (stop func() int) {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"portolan/cmd/internal/natstest"
 
 	"portolan/cmd/internal/lab"
 )
@@ -50,7 +51,7 @@ func runScripts(t *testing.T, dir string) {
 			e.Setenv("PORTOLAN_CONFIG", none) // whatever this machine has in /etc
 			e.Setenv("PORTOLAN_SENSOR", "tester")
 			e.Setenv("PORTOLAN_STATE_DIR", filepath.Join(e.WorkDir, "state"))
-			e.Setenv("FREE_PORT", freePort(t))
+			e.Setenv("FREE_PORT", strconv.Itoa(natstest.Port(e.T().(testing.TB))))
 			return os.WriteFile(none, nil, 0o600)
 		},
 		Condition: func(name string) (bool, error) {
@@ -66,16 +67,6 @@ func runScripts(t *testing.T, dir string) {
 			"waitfor": scriptWaitFor,
 		},
 	})
-}
-
-// freePort returns a TCP port of the loopback interface that nothing listens on.
-func freePort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
 // scriptStatus is "status N command…": the command has to end with exit status N.

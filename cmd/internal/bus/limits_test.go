@@ -13,6 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
+
+	"portolan/cmd/internal/natstest"
 )
 
 // Each limit of the server is said once, loses nothing, and when it is gone the hits are stored.
@@ -40,8 +42,8 @@ func TestServerLimits(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			js := store(t)
-			srv := startProcess(t, "hub", good+js)
-			url := func(user string) string { return strings.Replace(srv.url, "://", "://"+user+"@", 1) }
+			srv := natstest.Start(t, "hub", good+js)
+			url := func(user string) string { return strings.Replace(srv.URL, "://", "://"+user+"@", 1) }
 			c := sensorConfig(t, url("sensor:s"))
 			var log syncBuffer
 			c.Log = slog.New(slog.NewTextHandler(&log, nil))
@@ -49,13 +51,13 @@ func TestServerLimits(t *testing.T) {
 			publishNumbers(t, b, 1, 5, 0)
 			drained(t, b)
 
-			srv.kill()
+			srv.Kill()
 			bad := tt.conf
 			if !tt.bare {
 				bad += js
 			}
-			srv.configure("hub", bad)
-			srv.start()
+			srv.Configure("hub", bad)
+			srv.Start()
 			publishNumbers(t, b, 6, 10, 0)
 			await(t, "said "+tt.want, func() bool { return strings.Contains(log.String(), tt.want) })
 			if s := b.PublishStats(); s.Pending != 5 || s.Lost != 0 {
@@ -63,9 +65,9 @@ func TestServerLimits(t *testing.T) {
 			}
 			publishNumbers(t, b, 11, 15, 0)
 
-			srv.kill()
-			srv.configure("hub", good+js)
-			srv.start()
+			srv.Kill()
+			srv.Configure("hub", good+js)
+			srv.Start()
 			drained(t, b)
 			wantNumbers(t, url("admin:a"), 1, 15)
 			if n := strings.Count(log.String(), tt.want); n != 1 {
@@ -78,8 +80,8 @@ func TestServerLimits(t *testing.T) {
 // A stream that is full and keeps what it has.
 func TestStreamFull(t *testing.T) {
 	t.Parallel()
-	srv := startProcess(t, "hub", "")
-	js, err := jetstream.New(dial(t, srv.url))
+	srv := natstest.Start(t, "hub", "")
+	js, err := jetstream.New(dial(t, srv.URL))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +90,7 @@ func TestStreamFull(t *testing.T) {
 	if _, err := js.CreateStream(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
-	c := sensorConfig(t, srv.url)
+	c := sensorConfig(t, srv.URL)
 	var log syncBuffer
 	c.Log = slog.New(slog.NewTextHandler(&log, nil))
 	b := open(t, c)
@@ -103,7 +105,7 @@ func TestStreamFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	drained(t, b)
-	wantNumbers(t, srv.url, 1, 50)
+	wantNumbers(t, srv.URL, 1, 50)
 	if n := strings.Count(log.String(), said); n != 1 {
 		t.Errorf("said %d times, want once:\n%s", n, log.String())
 	}
@@ -153,8 +155,8 @@ func fill(t *testing.T, dir string) (empty func()) {
 // not, and reach the disk when that has space again. Sequences go on, also after a kill meanwhile.
 func TestSpoolDiskFull(t *testing.T) {
 	t.Parallel()
-	srv := startProcess(t, "hub", "")
-	c := sensorConfig(t, srv.url)
+	srv := natstest.Start(t, "hub", "")
+	c := sensorConfig(t, srv.URL)
 	c.StateDir = smallDisk(t, 4<<20)
 	b := open(t, c)
 	publishNumbers(t, b, 1, 20, 0)
@@ -166,7 +168,7 @@ func TestSpoolDiskFull(t *testing.T) {
 	if !b.pub.spool.Stats().Failing {
 		t.Error("the disk is full, and the spool does not know")
 	}
-	srv.kill()
+	srv.Kill()
 	publishNumbers(t, b, 61, 100, 0)
 	if s, sp := b.PublishStats(), b.pub.spool.Stats(); s.Pending != 40 || s.Lost != 0 || sp.InMemory != 40 {
 		t.Errorf("stats %+v, %+v: want 40 pending in memory", s, sp)
@@ -180,9 +182,9 @@ func TestSpoolDiskFull(t *testing.T) {
 	if s := b.PublishStats(); s.Recovered != 40 || s.Sequence != 100 {
 		t.Errorf("stats %+v, want 40 recovered, sequence 100", s)
 	}
-	srv.start()
+	srv.Start()
 	drained(t, b)
-	wantNumbers(t, srv.url, 1, 100)
+	wantNumbers(t, srv.URL, 1, 100)
 }
 
 // The server's disk is full: hits wait until there is space.
@@ -190,8 +192,8 @@ func TestServerDiskFull(t *testing.T) {
 	t.Parallel()
 	store := smallDisk(t, 6<<20)
 	conf := fmt.Sprintf("jetstream { store_dir: %q, max_file_store: 8GB }", store)
-	srv := startProcess(t, "hub", conf)
-	c := sensorConfig(t, srv.url)
+	srv := natstest.Start(t, "hub", conf)
+	c := sensorConfig(t, srv.URL)
 	b := open(t, c)
 	publishNumbers(t, b, 1, 100, 0)
 	drained(t, b)
@@ -202,13 +204,13 @@ func TestServerDiskFull(t *testing.T) {
 	if s := b.PublishStats(); s.Lost != 0 || s.Pending == 0 {
 		t.Errorf("stats %+v, want some pending and none lost", s)
 	}
-	srv.kill()
+	srv.Kill()
 	if err := unix.Mount("tmpfs", store, "tmpfs", unix.MS_REMOUNT, "size=64m"); err != nil {
 		t.Fatal(err)
 	}
-	srv.start()
+	srv.Start()
 	drained(t, b)
-	wantNumbers(t, srv.url, 1, n)
+	wantNumbers(t, srv.URL, 1, n)
 }
 
 // A million hits of one client and hypothesis become a few, and summaries that add up.

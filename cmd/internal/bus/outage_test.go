@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"portolan/cmd/internal/natstest"
 )
 
 // soak reports whether there is time for the long forms of the tests.
@@ -36,8 +38,8 @@ func await(t *testing.T, what string, ok func() bool) {
 // A server that is killed, twice, in the middle of a stream of hits.
 func TestServerKilled(t *testing.T) {
 	t.Parallel()
-	srv := startProcess(t, "hub", "")
-	b := open(t, sensorConfig(t, srv.url))
+	srv := natstest.Start(t, "hub", "")
+	b := open(t, sensorConfig(t, srv.URL))
 	const n = 1500
 	done := make(chan struct{})
 	go func() {
@@ -46,13 +48,13 @@ func TestServerKilled(t *testing.T) {
 	}()
 	for _, stored := range []uint64{300, 700} {
 		await(t, "hits stored", func() bool { return b.PublishStats().Stored >= stored })
-		srv.kill()
+		srv.Kill()
 		time.Sleep(200 * time.Millisecond) // hits come while it is away
-		srv.start()
+		srv.Start()
 	}
 	<-done
 	drained(t, b)
-	wantNumbers(t, srv.url, 1, n)
+	wantNumbers(t, srv.URL, 1, n)
 }
 
 // A server that stands still: connected, but silent.
@@ -62,31 +64,31 @@ func TestServerPaused(t *testing.T) {
 	if soak() {
 		pause = time.Minute
 	}
-	srv := startProcess(t, "hub", "")
-	b := open(t, sensorConfig(t, srv.url))
+	srv := natstest.Start(t, "hub", "")
+	b := open(t, sensorConfig(t, srv.URL))
 	publishNumbers(t, b, 1, 100, 0)
 	drained(t, b)
-	srv.signal(syscall.SIGSTOP)
+	srv.Signal(syscall.SIGSTOP)
 	publishNumbers(t, b, 101, 3000, 0) // more than is in flight at once
 	time.Sleep(pause)
 	if s := b.PublishStats(); s.Lost != 0 || s.Pending != 2900 {
 		t.Errorf("stats %+v, want 2900 pending", s)
 	}
-	srv.signal(syscall.SIGCONT)
+	srv.Signal(syscall.SIGCONT)
 	drained(t, b)
-	wantNumbers(t, srv.url, 1, 3000)
+	wantNumbers(t, srv.URL, 1, 3000)
 }
 
 // While a stream is missing fresh alerts reach who listens; when it is back they are stored, once, without the mark.
 func TestStreamDeleted(t *testing.T) {
 	t.Parallel()
-	srv := startProcess(t, "hub", `
+	srv := natstest.Start(t, "hub", `
 		accounts { A { jetstream: enabled, users: [
 			{ user: admin, password: a }
 			{ user: sensor, password: s, permissions: { publish: { deny: ["$JS.API.STREAM.CREATE.>"] } } }
 		] } }
 		jetstream: { store_dir: "`+t.TempDir()+`" }`)
-	url := func(user string) string { return strings.Replace(srv.url, "://", "://"+user+"@", 1) }
+	url := func(user string) string { return strings.Replace(srv.URL, "://", "://"+user+"@", 1) }
 	admin := open(t, func() Config { c := sensorConfig(t, url("admin:a")); c.Name = "admin"; return c }())
 	c := sensorConfig(t, url("sensor:s"))
 	var log syncBuffer
@@ -164,8 +166,8 @@ func TestUnstoredCopyIsNotStored(t *testing.T) {
 // A sensor that may make streams makes the one that went missing.
 func TestStreamIsMadeAgain(t *testing.T) {
 	t.Parallel()
-	srv := startProcess(t, "hub", "")
-	b := open(t, sensorConfig(t, srv.url))
+	srv := natstest.Start(t, "hub", "")
+	b := open(t, sensorConfig(t, srv.URL))
 	publishNumbers(t, b, 1, 10, 0)
 	drained(t, b)
 	if err := b.js.DeleteStream(t.Context(), HitsStream); err != nil {
@@ -173,7 +175,7 @@ func TestStreamIsMadeAgain(t *testing.T) {
 	}
 	publishNumbers(t, b, 11, 20, 0)
 	drained(t, b)
-	wantNumbers(t, srv.url, 11, 20)
+	wantNumbers(t, srv.URL, 11, 20)
 }
 
 // A server whose certificate has run out is not trusted: hits wait for a new one.
@@ -183,8 +185,8 @@ func TestCertificateExpires(t *testing.T) {
 	conf := func(p pki) string {
 		return fmt.Sprintf("tls { cert_file: %q, key_file: %q, ca_file: %q, timeout: 30 }", p.cert, p.key, p.ca)
 	}
-	srv := startProcess(t, "hub", conf(good))
-	c := sensorConfig(t, srv.url)
+	srv := natstest.Start(t, "hub", conf(good))
+	c := sensorConfig(t, srv.URL)
 	c.CA = good.ca
 	var log syncBuffer
 	c.Log = slog.New(slog.NewTextHandler(&log, nil))
@@ -192,17 +194,17 @@ func TestCertificateExpires(t *testing.T) {
 	publishNumbers(t, b, 1, 10, 0)
 	drained(t, b)
 
-	srv.kill()
-	srv.configure("hub", conf(good.expired(t)))
-	srv.start()
+	srv.Kill()
+	srv.Configure("hub", conf(good.expired(t)))
+	srv.Start()
 	publishNumbers(t, b, 11, 30, 0)
 	await(t, "said why", func() bool { return strings.Contains(log.String(), "certificate has expired") })
 	if s := b.PublishStats(); s.Pending != 20 || s.Lost != 0 {
 		t.Errorf("stats %+v, want 20 pending, none lost", s)
 	}
-	srv.kill()
-	srv.configure("hub", conf(good))
-	srv.start()
+	srv.Kill()
+	srv.Configure("hub", conf(good))
+	srv.Start()
 	drained(t, b)
 	if n := strings.Count(log.String(), "certificate has expired"); n != 1 {
 		t.Errorf("said %d times, want once:\n%s", n, log.String())
@@ -212,21 +214,21 @@ func TestCertificateExpires(t *testing.T) {
 // A cluster of three loses the leader of the stream.
 func TestClusterLosesLeader(t *testing.T) {
 	t.Parallel()
-	var nodes []*process
+	var nodes []*natstest.Server
 	var routes, urls []string
 	var ports []int
 	for range 3 {
-		ports = append(ports, freePort(t))
+		ports = append(ports, natstest.Port(t))
 		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", ports[len(ports)-1]))
 	}
 	for i, port := range ports {
-		n := newProcess(t, fmt.Sprintf("node-%d", i), fmt.Sprintf("cluster { name: fleet, listen: 127.0.0.1:%d, routes: [%s] }",
+		n := natstest.New(t, fmt.Sprintf("node-%d", i), fmt.Sprintf("cluster { name: fleet, listen: 127.0.0.1:%d, routes: [%s] }",
 			port, strings.Join(routes, ", ")))
-		n.launch()
-		nodes, urls = append(nodes, n), append(urls, n.url)
+		n.Launch()
+		nodes, urls = append(nodes, n), append(urls, n.URL)
 	}
 	for _, n := range nodes {
-		n.await()
+		n.Await()
 	}
 	url := strings.Join(urls, ",")
 	nc := dial(t, url)
@@ -257,7 +259,7 @@ func TestClusterLosesLeader(t *testing.T) {
 	}
 	for i, node := range nodes {
 		if fmt.Sprintf("node-%d", i) == info.Cluster.Leader {
-			node.kill()
+			node.Kill()
 		}
 	}
 	began := time.Now()
@@ -272,12 +274,12 @@ func TestClusterLosesLeader(t *testing.T) {
 // A leaf node loses its hub, which has the stream, and gets it back.
 func TestLeafLosesHub(t *testing.T) {
 	t.Parallel()
-	port := freePort(t)
-	hub := startProcess(t, "hub", fmt.Sprintf("leafnodes { listen: 127.0.0.1:%d }\njetstream { store_dir: %q, domain: hub }",
+	port := natstest.Port(t)
+	hub := natstest.Start(t, "hub", fmt.Sprintf("leafnodes { listen: 127.0.0.1:%d }\njetstream { store_dir: %q, domain: hub }",
 		port, t.TempDir()))
-	leaf := startProcess(t, "leaf", fmt.Sprintf("jetstream: disabled\n"+
+	leaf := natstest.Start(t, "leaf", fmt.Sprintf("jetstream: disabled\n"+
 		"leafnodes { reconnect: 1, remotes: [ { url: \"nats-leaf://127.0.0.1:%d\" } ] }", port))
-	c := sensorConfig(t, leaf.url)
+	c := sensorConfig(t, leaf.URL)
 	c.Domain = "hub"
 	var b *Bus
 	await(t, "the hub's streams at the leaf", func() bool {
@@ -288,30 +290,30 @@ func TestLeafLosesHub(t *testing.T) {
 	t.Cleanup(func() { b.Close() })
 	publishNumbers(t, b, 1, 500, 0)
 	drained(t, b)
-	hub.kill()
+	hub.Kill()
 	const n = 3000
 	publishNumbers(t, b, 501, n, 0)
 	time.Sleep(time.Second)
 	if s := b.PublishStats(); s.Pending == 0 || s.Lost != 0 {
 		t.Errorf("stats %+v, want some pending and none lost", s)
 	}
-	hub.start()
+	hub.Start()
 	began := time.Now()
 	drained(t, b)
 	t.Logf("%d hits caught up %v after the hub was back", n-500, time.Since(began).Round(time.Millisecond))
-	wantNumbers(t, hub.url, 1, n)
+	wantNumbers(t, hub.URL, 1, n)
 }
 
 // The sensor is killed a hundred times at random. What it called accepted arrives, in
 // sequences without a gap, each hit once.
 func TestSensorKilled(t *testing.T) {
 	t.Parallel()
-	srv := startProcess(t, "hub", "")
+	srv := natstest.Start(t, "hub", "")
 	state := t.TempDir()
 	sensor := func(first string) (*exec.Cmd, *bytes.Buffer) {
 		var out bytes.Buffer
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), roleVariable+"=sensor", urlVariable+"="+srv.url, stateVariable+"="+state, firstVariable+"="+first)
+		cmd.Env = append(os.Environ(), roleVariable+"=sensor", urlVariable+"="+srv.URL, stateVariable+"="+state, firstVariable+"="+first)
 		cmd.Stdout, cmd.Stderr = &out, os.Stderr
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		return cmd, &out
@@ -346,7 +348,7 @@ func TestSensorKilled(t *testing.T) {
 	if total == 0 || sequence < total || pending != 0 || spoilt != 0 || lost != 0 {
 		t.Errorf("%d accepted; the spool says sequence %d, %d pending, %d spoilt, %d lost", total, sequence, pending, spoilt, lost)
 	}
-	c := collect(t, srv.url, func(c *collected) bool { return uint64(len(c.sequences)) >= sequence })
+	c := collect(t, srv.URL, func(c *collected) bool { return uint64(len(c.sequences)) >= sequence })
 	for q := uint64(1); q <= sequence; q++ {
 		if !c.sequences[q] {
 			t.Errorf("sequence %d of %d did not arrive", q, sequence)
@@ -369,12 +371,12 @@ func TestSensorKilled(t *testing.T) {
 // A sensor whose server is away starts all the same when it has published before.
 func TestStartWithoutServer(t *testing.T) {
 	t.Parallel()
-	srv := startProcess(t, "hub", "")
-	c := sensorConfig(t, srv.url)
+	srv := natstest.Start(t, "hub", "")
+	c := sensorConfig(t, srv.URL)
 	b := open(t, c)
 	publishNumbers(t, b, 1, 10, 0)
 	drained(t, b)
-	srv.kill()
+	srv.Kill()
 	publishNumbers(t, b, 11, 20, 0)
 	if err := b.Close(); err != nil {
 		t.Errorf("Close although all is in the spool: %v", err)
@@ -385,9 +387,9 @@ func TestStartWithoutServer(t *testing.T) {
 	if s := b.PublishStats(); s.Recovered != 10 || s.Pending != 20 || s.Sequence != 30 {
 		t.Errorf("stats %+v, want 10 recovered, 20 pending, sequence 30", s)
 	}
-	srv.start()
+	srv.Start()
 	drained(t, b)
-	wantNumbers(t, srv.url, 1, 30)
+	wantNumbers(t, srv.URL, 1, 30)
 }
 
 // expired returns a certificate of the same authority that has run out.
@@ -428,11 +430,11 @@ func (p pki) expired(t *testing.T) pki {
 
 // Everyone who waits for room learns that there will be none.
 func TestPublishWaitEndsWithBus(t *testing.T) {
-	srv := startProcess(t, "hub", "")
-	c := sensorConfig(t, srv.url)
+	srv := natstest.Start(t, "hub", "")
+	c := sensorConfig(t, srv.URL)
 	c.Spool, c.Queue = 0, 1
 	b := open(t, c)
-	srv.kill()
+	srv.Kill()
 	publishNumbers(t, b, 1, 1, 0)
 	var wg sync.WaitGroup
 	for n := range uint64(4) {

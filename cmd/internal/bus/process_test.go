@@ -5,31 +5,24 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
+	"portolan/cmd/internal/natstest"
 	"portolan/cmd/internal/spool"
 	"portolan/correlate"
 )
 
-// The test binary is also a nats-server and a sensor, so that tests can kill and stop real processes.
+// The test binary is also a sensor, so that tests can kill real processes.
 const roleVariable = "PORTOLAN_TEST_ROLE"
 
 func TestMain(m *testing.M) {
+	natstest.Main()
 	switch role := os.Getenv(roleVariable); role {
 	case "":
 		os.Exit(m.Run())
-	case "server":
-		fatal(runServer(os.Args[1]))
 	case "sensor":
 		fatal(runSensor())
 	default:
@@ -43,127 +36,6 @@ func fatal(err error) {
 		os.Exit(1)
 	}
 	os.Exit(0)
-}
-
-// runServer is nats-server with a configuration file.
-func runServer(conf string) error {
-	o, err := server.ProcessConfigFile(conf)
-	if err != nil {
-		return err
-	}
-	srv, err := server.NewServer(o)
-	if err != nil {
-		return err
-	}
-	srv.ConfigureLogger()
-	srv.Start()
-	if !srv.ReadyForConnections(patience) {
-		return fmt.Errorf("not ready")
-	}
-	fmt.Println("ready")
-	srv.WaitForShutdown()
-	return nil
-}
-
-// process is a nats-server.
-type process struct {
-	t    testing.TB
-	conf string
-	port int
-	url  string
-	cmd  *exec.Cmd
-}
-
-// startProcess runs a nats-server with JetStream on a port of its own, which it keeps over
-// restarts; more goes into its configuration.
-func startProcess(t testing.TB, name, more string) *process {
-	t.Helper()
-	p := newProcess(t, name, more)
-	p.start()
-	return p
-}
-
-func newProcess(t testing.TB, name, more string) *process {
-	p := &process{t: t, conf: filepath.Join(t.TempDir(), "nats.conf"), port: freePort(t)}
-	p.url = fmt.Sprintf("nats://127.0.0.1:%d", p.port)
-	p.configure(name, more)
-	t.Cleanup(p.kill)
-	return p
-}
-
-func (p *process) configure(name, more string) {
-	p.t.Helper()
-	if !strings.Contains(more, "jetstream") {
-		more += fmt.Sprintf("\njetstream { store_dir: %q }", filepath.Join(filepath.Dir(p.conf), "store"))
-	}
-	text := fmt.Sprintf("server_name: %q\nlisten: 127.0.0.1:%d\nlog_file: %q\n%s\n", name, p.port, p.conf+".log", more)
-	if err := os.WriteFile(p.conf, []byte(text), 0o600); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-func (p *process) start() {
-	p.t.Helper()
-	p.launch()
-	p.await()
-}
-
-// launch does not wait until the server is ready.
-func (p *process) launch() {
-	p.t.Helper()
-	p.cmd = exec.Command(os.Args[0], p.conf)
-	p.cmd.Env = append(os.Environ(), roleVariable+"=server")
-	p.cmd.Stderr = os.Stderr
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-// await waits until the server answers.
-func (p *process) await() {
-	p.t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		c, err := net.Dial("tcp", p.url[len("nats://"):])
-		if err == nil {
-			_, err = c.Read(make([]byte, 1))
-			c.Close()
-			if err == nil {
-				return
-			}
-		}
-		if time.Now().After(end) {
-			log, _ := os.ReadFile(p.conf + ".log")
-			p.t.Fatalf("the server does not start: %v\n%s", err, log)
-		}
-	}
-}
-
-func (p *process) signal(s syscall.Signal) {
-	p.t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-func (p *process) kill() {
-	if p.cmd == nil {
-		return
-	}
-	_ = p.cmd.Process.Signal(syscall.SIGCONT)
-	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait()
-	p.cmd = nil
 }
 
 // numberedHit returns hit n; each has a client of its own.

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"portolan/cmd/internal/natstest"
 	"portolan/cmd/internal/spool"
 )
 
@@ -24,7 +25,7 @@ func BenchmarkPublishSpool(b *testing.B) {
 
 func benchmarkPublish(b *testing.B, ready bool) {
 	const benchHits = 20000
-	url := startProcess(b, "hub", "").url
+	url := natstest.Start(b, "hub", "").URL
 	c := DefaultConfig()
 	c.Name, c.URL, c.StateDir, c.Limit = "dmz-1", url, b.TempDir(), Limit{}
 	bus, err := Open(b.Context(), c)

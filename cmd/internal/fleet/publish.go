@@ -32,8 +32,7 @@ type Publisher struct {
 
 	cancel  context.CancelFunc
 	running sync.WaitGroup
-	slots   chan struct{} // one for each batch in flight
-	wake    chan struct{} // queue is no longer empty
+	wake    chan struct{} // there may be something to send
 
 	sinksMu sync.Mutex
 	sinks   []*Sink
@@ -45,6 +44,7 @@ type Publisher struct {
 	pending  int         // bytes queued or in flight
 	batches  int         // the same in batches
 	settled  chan struct{}
+	flying   map[*nats.Msg]bool // sent; whoever ends one takes it out, as the client library may tell of an end twice
 	sequence [numKinds][]uint64
 	resume   time.Time // nothing is sent before
 	stats    PublisherStats
@@ -72,9 +72,9 @@ func NewPublisher(conn *nats.Conn, cfg PublisherConfig) (*Publisher, error) {
 		cfg:     cfg,
 		log:     logger(cfg.Log),
 		epoch:   uint64(time.Now().UnixNano()),
-		slots:   make(chan struct{}, maxInFlight),
 		wake:    make(chan struct{}, 1),
 		settled: make(chan struct{}),
+		flying:  make(map[*nats.Msg]bool),
 	}
 	p.reached.Store(math.MinInt64)
 	for kind := range numKinds {
@@ -338,11 +338,6 @@ func (p *Publisher) send(ctx context.Context) {
 			}
 			continue
 		}
-		select {
-		case p.slots <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
 		if _, err := p.js.PublishMsgAsync(m); err != nil {
 			p.refused(p.js, m, err)
 		}
@@ -353,7 +348,7 @@ func (p *Publisher) send(ctx context.Context) {
 func (p *Publisher) next() (m *nats.Msg, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.queue) == 0 {
+	if len(p.queue) == 0 || len(p.flying) >= maxInFlight {
 		return nil, 0
 	}
 	if wait := time.Until(p.resume); wait > 0 {
@@ -361,15 +356,25 @@ func (p *Publisher) next() (m *nats.Msg, wait time.Duration) {
 	}
 	m, p.queue[0] = p.queue[0], nil
 	p.queue = p.queue[1:]
+	p.flying[m] = true
 	return m, 0
 }
 
+// landLocked ends the flight of a batch, and reports whether there is still something to do about it.
+func (p *Publisher) landLocked(m *nats.Msg) bool {
+	if !p.flying[m] {
+		return false
+	}
+	delete(p.flying, m)
+	wake(p.wake)
+	return !p.closed // Close has counted what was pending
+}
+
 func (p *Publisher) acked(_ jetstream.JetStream, m *nats.Msg, _ *jetstream.PubAck) {
-	<-p.slots
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
-		return // Close has counted what was pending
+	if !p.landLocked(m) {
+		return
 	}
 	p.stats.Stored++
 	p.pending -= len(m.Data)
@@ -382,9 +387,8 @@ func (p *Publisher) acked(_ jetstream.JetStream, m *nats.Msg, _ *jetstream.PubAc
 
 // refused takes a batch that was not stored; it is sent again, before all others.
 func (p *Publisher) refused(_ jetstream.JetStream, m *nats.Msg, err error) {
-	<-p.slots
 	p.mu.Lock()
-	if p.closed {
+	if !p.landLocked(m) {
 		p.mu.Unlock()
 		return
 	}

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
+	"portolan/cmd/internal/natstest"
 	"portolan/sensor/event"
 )
 
@@ -30,7 +32,8 @@ func TestServerAway(t *testing.T) {
 		}
 		return s
 	}
-	s := start(server.RANDOM_PORT)
+	port := natstest.Port(t)
+	s := start(port)
 	url := s.ClientURL()
 	cfg := DefaultPublisherConfig()
 	cfg.Sensor, cfg.Partitions, cfg.QueueBytes, cfg.Timeout = "north", 2, 1<<20, 2*time.Second
@@ -66,7 +69,7 @@ func TestServerAway(t *testing.T) {
 	s.WaitForShutdown()
 	show(60_000) // some 2.5 MiB
 	eventually(t, "what does not fit is lost", func() bool { return p.Stats().Lost > 0 })
-	s = start(addrPort(t, url))
+	s = start(port)
 	defer func() {
 		s.Shutdown()
 		s.WaitForShutdown()
@@ -91,13 +94,59 @@ func TestServerAway(t *testing.T) {
 	}
 }
 
-func addrPort(t *testing.T, url string) int {
-	t.Helper()
-	a, err := netip.ParseAddrPort(strings.TrimPrefix(url, "nats://"))
+// TestEndsTwice: the client library may say twice of one batch that it was not stored, when the
+// connection breaks while it is being sent.
+func TestEndsTwice(t *testing.T) {
+	cfg := DefaultPublisherConfig()
+	cfg.Sensor = "north"
+	p, err := NewPublisher(openBus(t, startServer(t), "north").Conn(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return int(a.Port())
+	m := p.newMsg()
+	p.mu.Lock()
+	p.batches, p.pending, p.flying[m] = 1, len(m.Data), true
+	p.mu.Unlock()
+	m.Subject = p.subjects[kindConn][0]
+	p.refused(nil, m, nats.ErrDisconnected)
+	p.refused(nil, m, nats.ErrReconnectBufExceeded)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := p.Drain(ctx); err != nil {
+		t.Error(err)
+	}
+	p.acked(nil, m, nil)
+	if s := p.Stats(); s.Pending != 0 || s.Stored != 1 || s.Retried != 1 || p.pending != 0 {
+		t.Errorf("%+v and %d bytes pending, want one batch stored, sent again once", s, p.pending)
+	}
+	if err := p.Close(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRuns: what comes late is no longer missing, what comes twice changes nothing.
+func TestRuns(t *testing.T) {
+	var r runs
+	r.add(5, 5)
+	r.add(5, 9)
+	r.add(10, 11)
+	for _, tt := range []struct {
+		sequence uint64
+		was      bool
+	}{{4, false}, {6, true}, {6, false}, {9, false}, {10, true}, {5, true}, {8, true}, {7, true}, {7, false}} {
+		if got := r.remove(tt.sequence); got != tt.was {
+			t.Errorf("%d was missing: %t, want %t", tt.sequence, got, tt.was)
+		}
+	}
+	if len(r) != 0 {
+		t.Errorf("%v is left", r)
+	}
+	for i := range uint64(2 * maxRuns) {
+		r.add(2*i, 2*i+1)
+	}
+	if len(r) != maxRuns || r[0][0] != 2*maxRuns {
+		t.Errorf("%d runs from %d on, want the newest %d", len(r), r[0][0], maxRuns)
+	}
 }
 
 func TestValidate(t *testing.T) {

@@ -60,9 +60,8 @@ type track struct {
 // source is what is known of one sensor.
 type source struct {
 	epoch   uint64
-	first   [numKinds]uint64 // sequences
-	next    [numKinds]uint64
-	missing [numKinds]uint64
+	next    [numKinds]uint64 // sequence, 0 before the first
+	missing [numKinds]runs   // sequences passed over
 	reached event.Time
 	seen    time.Time // by the stream's clock
 	ended   bool
@@ -261,12 +260,13 @@ func (t *track) account(subject string, h *header, stored time.Time) {
 	s.seen, s.ended = stored, h.end
 	switch {
 	case s.next[kind] == 0:
-		s.first[kind], s.next[kind] = h.sequence, h.sequence+1
-	case h.sequence >= s.next[kind]:
-		t.miss(s, kind, int64(h.sequence-s.next[kind]))
 		s.next[kind] = h.sequence + 1
-	case h.sequence > s.first[kind] && s.missing[kind] > 0:
-		t.miss(s, kind, -1) // sent again, and so late
+	case h.sequence >= s.next[kind]:
+		t.miss(h.sequence - s.next[kind])
+		s.missing[kind].add(s.next[kind], h.sequence)
+		s.next[kind] = h.sequence + 1
+	case s.missing[kind].remove(h.sequence): // sent again, and so late
+		t.miss(^uint64(0))
 	}
 	if h.reached > s.reached {
 		s.reached = h.reached
@@ -278,10 +278,45 @@ func (t *track) account(subject string, h *header, stored time.Time) {
 	}
 }
 
-func (t *track) miss(s *source, kind int, n int64) {
-	s.missing[kind] += uint64(n)
-	t.lost += uint64(n)
-	t.w.counts.lost.Add(uint64(n))
+// miss counts n more batches as lost; ^0 is one less.
+func (t *track) miss(n uint64) {
+	t.lost += n
+	t.w.counts.lost.Add(n)
+}
+
+// runs are sequences that did not come yet, as half-open intervals, ascending.
+type runs [][2]uint64
+
+// maxRuns bounds runs. What is forgotten stays lost when it comes after all.
+const maxRuns = 64
+
+// add enters what lies from first up to, and without, end; it is above all that is there.
+func (r *runs) add(first, end uint64) {
+	if first == end {
+		return
+	}
+	if len(*r) >= maxRuns {
+		*r = append((*r)[:0], (*r)[1:]...)
+	}
+	*r = append(*r, [2]uint64{first, end})
+}
+
+// remove takes a sequence out, and reports whether it was there: else it came before.
+func (r *runs) remove(sequence uint64) bool {
+	for i, x := range *r {
+		if sequence < x[0] || sequence >= x[1] {
+			continue
+		}
+		*r = slices.Delete(*r, i, i+1)
+		if sequence+1 < x[1] {
+			*r = slices.Insert(*r, i, [2]uint64{sequence + 1, x[1]})
+		}
+		if x[0] < sequence {
+			*r = slices.Insert(*r, i, [2]uint64{x[0], sequence})
+		}
+		return true
+	}
+	return false
 }
 
 // parseSubject takes apart what subject makes.

@@ -201,10 +201,10 @@ func (w *Worker) turn(ctx context.Context) {
 		s := w.board.partitions[n]
 		err := error(nil)
 		switch {
-		case s.claim.Worker != w.cfg.Name || s.claim.Instance != w.instance:
+		case !w.mine(n):
 			err = errConflict
 		case now.Sub(s.at) >= w.cfg.Lease/4:
-			err = w.board.put(ctx, n, w.claim(t.position()))
+			err = w.update(ctx, n, w.claim(t.position()))
 		}
 		if errors.Is(err, errConflict) {
 			w.log.Warn("partition lost to another worker", "partition", n)
@@ -228,7 +228,7 @@ func (w *Worker) turn(ctx context.Context) {
 		if len(w.own) >= share {
 			break
 		}
-		if w.own[n] == nil && w.board.free(n, now, w.cfg.Lease) {
+		if w.own[n] == nil && (w.mine(n) || w.board.free(n, now, w.cfg.Lease)) {
 			w.take(ctx, n)
 		}
 	}
@@ -239,6 +239,29 @@ func (w *Worker) note(ctx context.Context, err error) {
 	if ctx.Err() == nil {
 		w.log.Warn("nats worker waits for the server", "error", err)
 	}
+}
+
+// mine reports whether a partition is this worker's, as far as the board knows.
+func (w *Worker) mine(n int) bool {
+	c := w.board.partitions[n].claim
+	return c.Worker == w.cfg.Name && c.Instance == w.instance
+}
+
+// update writes over this worker's own claim. One that was broken off before, by a time-out or the
+// end of a context, may have been stored all the same: then the board is behind, and not another
+// worker faster.
+func (w *Worker) update(ctx context.Context, n int, c claim) error {
+	err := w.board.put(ctx, n, c)
+	if !errors.Is(err, errConflict) {
+		return err
+	}
+	if err := w.board.refresh(ctx, n); err != nil {
+		return err
+	}
+	if !w.mine(n) {
+		return errConflict
+	}
+	return w.board.put(ctx, n, c)
 }
 
 // claim returns this worker's claim on a partition that has come to p.
@@ -289,11 +312,13 @@ func (w *Worker) release(ctx context.Context, n int) {
 	p := w.drop(n)
 	c := w.claim(p)
 	c.Worker = ""
-	if err := w.board.put(ctx, n, c); err != nil && !errors.Is(err, errConflict) {
+	switch err := w.update(ctx, n, c); {
+	case errors.Is(err, errConflict): // it is another worker's
+	case err != nil:
 		w.note(ctx, err) // the lease will run out
-		return
+	default:
+		w.log.Info("partition given back", "partition", n, "position", p.Sequence)
 	}
-	w.log.Info("partition given back", "partition", n, "position", p.Sequence)
 }
 
 // giveBack gives everything back at the end.

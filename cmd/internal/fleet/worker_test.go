@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"errors"
 	"regexp"
 	"syscall"
 	"testing"
@@ -184,5 +185,42 @@ func TestPaused(t *testing.T) {
 		if n != 1 {
 			t.Errorf("message %s is stored %d times", id, n)
 		}
+	}
+}
+
+// TestUpdateBrokenOff: a claim that was stored although the worker heard nothing of it is still its own.
+func TestUpdateBrokenOff(t *testing.T) {
+	w, err := NewWorker(openBus(t, startServer(t), "worker-1"), testWorkerConfig("worker-1", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.board, err = w.openBoard(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	unheard := func(c claim) {
+		t.Helper()
+		known := w.board.partitions[0]
+		if err := w.board.put(t.Context(), 0, c); err != nil {
+			t.Fatal(err)
+		}
+		w.board.partitions[0] = known
+	}
+	w.take(t.Context(), 0)
+	unheard(w.claim(position{Sequence: 7}))
+	if err := w.update(t.Context(), 0, w.claim(position{Sequence: 8})); err != nil {
+		t.Error(err)
+	}
+	unheard(w.claim(position{Sequence: 9}))
+	w.release(t.Context(), 0)
+	if err := w.board.refresh(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if c := w.board.partitions[0].claim; c.Worker != "" {
+		t.Errorf("after it was given back: %+v", c)
+	}
+
+	unheard(claim{Worker: "worker-2", Instance: "x"})
+	if err := w.update(t.Context(), 0, w.claim(position{})); !errors.Is(err, errConflict) {
+		t.Errorf("over another worker's claim: %v, want %v", err, errConflict)
 	}
 }

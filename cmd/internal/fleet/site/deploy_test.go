@@ -3,7 +3,6 @@ package site
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"portolan/cmd/internal/bus"
+	"portolan/cmd/internal/natstest"
 	"portolan/correlate"
 )
 
@@ -66,16 +66,11 @@ func stop(s *server.Server) {
 	s.WaitForShutdown()
 }
 
-// freePorts returns addresses of the loopback interface that nothing listens on.
+// freePorts returns addresses of the loopback interface on which nobody else will listen.
 func freePorts(t *testing.T, n int) (list []string) {
 	t.Helper()
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		list = append(list, l.Addr().String())
+		list = append(list, fmt.Sprintf("127.0.0.1:%d", natstest.Port(t)))
 	}
 	return list
 }

@@ -45,8 +45,8 @@ func service(port uint16) (a [16]byte) {
 func servicePort(a *[16]byte) uint16 { return uint16(a[14])<<8 | uint16(a[15]) }
 
 // servicePorts calls found for each port that record r of a lookup for name gives: SRV,
-// SVCB and HTTPS (RFC 9460) say it outright; NAPTR (RFC 3403) has it in a URI, a tracker's TXT
-// record (BEP 34) after the transport.
+// SVCB and HTTPS (RFC 9460) say it outright; NAPTR (RFC 3403) and URI (RFC 7553) have it in a
+// URI, a tracker's TXT record (BEP 34) after the transport.
 func servicePorts(r *event.Record, found func(uint16)) {
 	switch r.Type {
 	case event.SRV, event.SVCB, event.HTTPS:
@@ -55,12 +55,33 @@ func servicePorts(r *event.Record, found func(uint16)) {
 		}
 	case event.NAPTR:
 		numbers(r.Text, []byte(":"), found)
+	case event.URI:
+		numbers(authority(r.Text), []byte(":"), found)
 	case event.TXT:
 		if bytes.HasPrefix(r.Text, []byte("BITTORRENT")) {
 			numbers(r.Text, []byte("UDP:"), found)
 			numbers(r.Text, []byte("TCP:"), found)
 		}
 	}
+}
+
+// authority returns the host and port of a URI that has them behind // (RFC 3986, section 3.2),
+// and all of any other, such as sip:a@example:5070.
+func authority(uri []byte) []byte {
+	_, rest, ok := bytes.Cut(uri, []byte("//"))
+	if !ok {
+		return uri
+	}
+	if end := bytes.IndexAny(rest, "/?#"); end >= 0 {
+		rest = rest[:end]
+	}
+	if user := bytes.LastIndexByte(rest, '@'); user >= 0 {
+		rest = rest[user+1:]
+	}
+	if v6 := bytes.LastIndexByte(rest, ']'); v6 >= 0 {
+		rest = rest[v6+1:]
+	}
+	return rest
 }
 
 // numbers calls found for each port number that follows mark in text.

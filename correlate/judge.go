@@ -61,7 +61,7 @@ type explanation uint8
 const (
 	byNothing  explanation = iota
 	byAnswer               // an answer that the client was given
-	byService              // SRV, SVCB, HTTPS, NAPTR or a name that carries the port
+	byService              // SRV, SVCB, HTTPS, NAPTR, URI or a name that carries the port
 	byControl              // a control channel to the same destination shortly before
 	byEmbedded             // an IPv4 address that an AAAA answer carries by standard
 	numExplanations

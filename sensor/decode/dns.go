@@ -185,6 +185,11 @@ func (s *scanner) data(r *event.Record, b []byte) (known, ok bool) {
 		return true, ok
 	case event.NAPTR:
 		return true, s.naptr(r, b)
+	case event.URI: // RFC 7553, section 4.5: priority, weight, target, which is not empty
+		if len(b) < 5 {
+			return true, false
+		}
+		r.Text = b[4:]
 	case event.SVCB, event.HTTPS: // RFC 9460, section 2.2: priority, target, parameters
 		if len(b) < 3 {
 			return true, false

@@ -69,6 +69,8 @@ func TestRecords(t *testing.T) {
 			"id=7 type=33 name=_sip._tcp.example ttl=60 srv=sip.example:5061"},
 		{"NAPTR", answer(t, 7, "n.example", 35, `n.example. 60 IN NAPTR 10 20 "u" "E2U+sip" "!^.*$!sip:a@example!" .`),
 			`id=7 type=35 name=n.example ttl=60 naptr="E2U+sip !^.*$!sip:a@example!"`},
+		{"URI", answer(t, 7, "_http._tcp.example", 256, `_http._tcp.example. 60 IN URI 10 1 "https://www.example:8443/path"`),
+			"id=7 type=256 name=_http._tcp.example ttl=60 uri=https://www.example:8443/path"},
 		{"HTTPS with port and hints", answer(t, 7, "h.example", 65,
 			"h.example. 60 IN HTTPS 1 svc.example. alpn=h2 port=8443 ipv4hint=198.51.100.23,198.51.100.24 ipv6hint=2001:db8::1"),
 			"id=7 type=65 name=h.example ttl=60 https=svc.example:8443 hint=198.51.100.23 hint=198.51.100.24 hint=2001:db8::1"},

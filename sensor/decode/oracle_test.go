@@ -42,6 +42,7 @@ func seedMessages(t testing.TB) [][]byte {
 		answer(t, 7, "t.example", 16, `t.example. 60 IN TXT "one" "two"`, `t.example. 60 IN TXT "three"`),
 		answer(t, 7, "_sip._tcp.example", 33, "_sip._tcp.example. 60 IN SRV 1 2 5061 sip.example."),
 		answer(t, 7, "n.example", 35, `n.example. 60 IN NAPTR 10 20 "u" "E2U+sip" "!^.*$!sip:a@example!" r.example.`),
+		answer(t, 7, "_http._tcp.example", 256, `_http._tcp.example. 60 IN URI 10 1 "https://www.example:8443/path"`),
 		answer(t, 7, "h.example", 65, "h.example. 60 IN HTTPS 1 svc.example. alpn=h2 port=8443 ipv4hint=198.51.100.23 ipv6hint=2001:db8::1"),
 		answer(t, 7, "s.example", 64, "s.example. 60 IN SVCB 0 alias.example."),
 		answer(t, 7, "m.example", 15, "m.example. 60 IN MX 10 mx.example.", `m.example. 60 IN CAA 0 issue "ca.example"`),
@@ -127,6 +128,8 @@ func endsEarly(m *dns.Msg) bool {
 				return x.Target == ""
 			case *dns.NAPTR:
 				return x.Replacement == ""
+			case *dns.URI:
+				return x.Target == ""
 			case *dns.SVCB:
 				return x.Target == ""
 			case *dns.HTTPS:
@@ -216,6 +219,8 @@ func describeRR(rr dns.RR) (out []string) {
 	case *dns.NAPTR:
 		r.Target = []byte(recast(x.Replacement))
 		r.Text = join(plain(x.Service), []byte{' '}, plain(x.Regexp))
+	case *dns.URI:
+		r.Text = []byte(x.Target)
 	case *dns.SVCB:
 		service(x)
 	case *dns.HTTPS:

@@ -128,6 +128,7 @@ const (
 	NAPTR Type = 35  // RFC 3403
 	SVCB  Type = 64  // RFC 9460
 	HTTPS Type = 65  // RFC 9460
+	URI   Type = 256 // RFC 7553
 	AXFR  Type = 252 // RFC 5936; never a lookup
 	IXFR  Type = 251 // RFC 1995; never a lookup
 	// Hint is not on the wire: one ipv4hint or ipv6hint address of the SVCB or HTTPS
@@ -144,7 +145,7 @@ type Record struct {
 	Addr   netip.Addr // A, AAAA and Hint
 	Owner  []byte     // lower case, no last dot, "." for the root
 	Target []byte     // CNAME, SRV, SVCB, HTTPS target or NAPTR replacement; written as Owner
-	Text   []byte     // TXT: the strings joined; NAPTR: services, a space, regexp
+	Text   []byte     // TXT: the strings joined; NAPTR: services, a space, regexp; URI: the target
 }
 
 // Lookup is a DNS response on its way to a client: QR=1, opcode 0, from port 53,

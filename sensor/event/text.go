@@ -22,7 +22,7 @@ const maxLine = 1 << 19
 //
 // The first word is the time since 1970 as a Go duration. A lookup also takes
 // resolver=, zone=, id=, type=, rcode=, proto=, and any number of a=, aaaa=, hint=, txt=, cname=, srv=, svcb=, https=
-// and naptr=, each using the ttl= and owner= last seen before it (srv, svcb and https as
+// naptr= and uri=, each using the ttl= and owner= last seen before it (srv, svcb and https as
 // target:port); values with spaces or quotes are Go strings. Empty lines and lines that
 // start with # are passed over. The error names the line.
 func ReadText(r io.Reader, to Sink) error {
@@ -168,6 +168,8 @@ func lookupField(l *Lookup) func(key, value string) error {
 			add(Record{Type: TXT, Text: []byte(v)})
 		case "naptr":
 			add(Record{Type: NAPTR, Text: []byte(v)})
+		case "uri":
+			add(Record{Type: URI, Text: []byte(v)})
 		case "cname":
 			add(Record{Type: CNAME, Target: canonical(v)})
 		case "srv":
@@ -300,6 +302,8 @@ func (r *Record) appendText(dst []byte) []byte {
 		return fmt.Appendf(dst, " txt=%s", quote(r.Text))
 	case NAPTR:
 		return fmt.Appendf(dst, " naptr=%s", quote(r.Text))
+	case URI:
+		return fmt.Appendf(dst, " uri=%s", quote(r.Text))
 	case CNAME:
 		return fmt.Appendf(dst, " cname=%s", quote(r.Target))
 	}

@@ -76,6 +76,7 @@ func TestTextRoundTrip(t *testing.T) {
 				{Type: Hint, TTL: 0, Owner: []byte("b.example"), Addr: netip.MustParseAddr("192.0.2.2")},
 				{Type: TXT, TTL: 0, Owner: name, Text: []byte("x\x00 \"y\"")},
 				{Type: NAPTR, TTL: 9, Owner: name, Text: []byte("E2U+sip !^.*$!sip:a@b!")},
+				{Type: URI, TTL: 9, Owner: name, Text: []byte("https://a.example:8443/b c")},
 				{Type: SRV, TTL: 9, Owner: name, Target: []byte("c.example"), Port: 5060},
 				{Type: SVCB, TTL: 9, Owner: name, Target: []byte("d.example")},
 			},

@@ -8,7 +8,6 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/google/gopacket"
 	"github.com/google/gopacket/afpacket"
 	"golang.org/x/sys/unix"
 
@@ -17,28 +16,23 @@ import (
 	"portolan/sensor/event"
 )
 
-// What reading a ring can run into.
+// What waiting for a ring can run into.
 var (
-	errLinkDown  = errors.New("link down")
-	errGone      = errors.New("interface gone")
-	errOutOfStep = errors.New("ring out of step with its reader")
+	errLinkDown = errors.New("link down")
+	errGone     = errors.New("interface gone")
 )
 
 // pollMillis bounds a wait, and by that how long a cancelled goroutine goes on.
 const pollMillis = 100
 
-// handle is a packet socket with its ring. After openHandles one goroutine owns it, and
-// closes it: the library would read unmapped memory if another did.
+// handle is a packet socket with its ring. The library makes and closes them, and sets the socket's
+// options; the ring is read in place. After openHandles one goroutine owns it, and closes it:
+// it would read unmapped memory if another did.
 type handle struct {
 	tp   *afpacket.TPacket
 	fd   int
 	ring blocks
 	poll [1]unix.PollFd
-
-	data []byte               // frame read ahead, with
-	info gopacket.CaptureInfo // what the library says of it,
-	read bool                 // if there is one
-	held bool                 // the library has yet to give the last block back
 
 	link      decode.LinkType
 	point     uint16
@@ -178,58 +172,15 @@ func joinFanout(handles []*handle) error {
 	return nil
 }
 
-// block enters the next block and returns how many frames it holds, each of which has to
-// be taken with frame; 0 when there is no block yet, and then it is time for wait.
-func (h *handle) block() (int, error) {
-	if !h.ring.ready() {
-		// The library gives a block back only when it is asked for the next. It must not be
-		// asked before the kernel has opened that one for the first time.
-		if !h.held || !h.ring.opened() {
-			return 0, nil
-		}
-		h.held = false
-		var err error
-		h.data, h.info, err = h.tp.ZeroCopyReadPacketData()
-		if err != nil {
-			return 0, nil // there is none: as expected
-		}
-		h.read = true // a block came meanwhile
-		if !h.ring.ready() {
-			return 0, errOutOfStep
-		}
-	}
-	n := h.ring.begin()
-	if n == 0 {
-		return 0, errOutOfStep // the kernel hands no empty block over
-	}
-	return n, nil
-}
-
-// frame fills in f with the next frame of the block, but for its number; last says that
-// none follows. f.Data holds until the next call of block or frame. It returns false for
-// a frame that came before the filter.
-func (h *handle) frame(f *decode.Frame, last bool) (ok bool, err error) {
-	f.VLAN, f.HasVLAN = h.ring.tag()
-	if !h.read {
-		if h.data, h.info, err = h.tp.ZeroCopyReadPacketData(); err != nil {
-			return false, fmt.Errorf("%w: %w", errOutOfStep, err)
-		}
-	}
-	h.read = false
-	if !h.ring.passed(h.data) {
-		return false, errOutOfStep
-	}
-	if last {
-		h.ring.end()
-		h.held = true
-	}
-	f.Data, f.Len = h.data, max(h.info.Length, len(h.data))
-	f.Time = event.TimeOf(h.info.Timestamp)
+// frame fills in f with the next frame of the block, but for its number. f.Data holds until
+// the block is left. It returns false for a frame that came before the filter.
+func (h *handle) frame(f *decode.Frame) (ok bool) {
+	h.ring.next(f)
 	f.Link, f.Point = h.link, h.point
 	// The ring holds frames in the order they were let in: the first that the filter let in
 	// is the end of those that came before it.
 	h.filtered = h.filtered || f.Time >= h.on
-	return h.filtered, nil
+	return h.filtered
 }
 
 // wait waits for a block, at most pollMillis. It returns errLinkDown once for each time

@@ -7,11 +7,14 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"portolan/sensor/decode"
+	"portolan/sensor/event"
 )
 
-// blocks walks along a TPACKET_V3 ring in step with the library that reads it, to see the
-// two things that the library gets wrong: whether a block may be looked at yet, and the
-// VLAN tag, for which it allocates memory. It mirrors, from linux/if_packet.h,
+// blocks reads a TPACKET_V3 ring, in place. The library that made the ring could, but takes a
+// lock for each frame, allocates for each VLAN tag, and keeps a block until the next is
+// asked for. It mirrors, from linux/if_packet.h,
 //
 //	struct tpacket_block_desc   at the start of each block (unix.TpacketBlockDesc)
 //	struct tpacket_hdr_v1       in it                      (unix.TpacketHdrV1)
@@ -28,43 +31,31 @@ func (b *blocks) head() *unix.TpacketHdrV1 {
 	return (*unix.TpacketHdrV1)(unsafe.Pointer(&desc.Hdr))
 }
 
-func (b *blocks) header() *unix.Tpacket3Hdr {
-	return (*unix.Tpacket3Hdr)(unsafe.Pointer(&b.mem[b.frame]))
-}
-
-// ready reports whether the kernel has handed the next block over.
-func (b *blocks) ready() bool {
-	return atomic.LoadUint32(&b.head().Block_status)&unix.TP_STATUS_USER != 0
-}
-
-// opened reports whether the kernel has begun to fill the next block, at any time. Before
-// that, the library would look for the first frame in the wrong place, and keep to it.
-func (b *blocks) opened() bool { return atomic.LoadUint32(&b.head().Offset_to_first_pkt) != 0 }
-
-// begin enters the next block, which is ready, and returns how many frames it holds.
-func (b *blocks) begin() int {
+// enter begins the next block and returns how many frames it holds, each of which can then be
+// read with next; 0 when the kernel has not handed it over yet. It hands no empty block over.
+func (b *blocks) enter() int {
 	h := b.head()
+	if atomic.LoadUint32(&h.Block_status)&unix.TP_STATUS_USER == 0 {
+		return 0
+	}
 	b.frame = b.block + int(h.Offset_to_first_pkt)
 	return int(h.Num_pkts)
 }
 
-// tag returns the VLAN tag that was taken off the next frame, and hides it from the library.
-func (b *blocks) tag() (tci uint16, ok bool) {
-	h := b.header()
-	if h.Status&unix.TP_STATUS_VLAN_VALID == 0 {
-		return 0, false
-	}
-	h.Status &^= unix.TP_STATUS_VLAN_VALID
-	return uint16(h.Hv1.Vlan_tci), true
-}
-
-// passed goes on to the following frame and reports whether data was the one before.
-func (b *blocks) passed(data []byte) bool {
-	h := b.header()
+// next fills in what the ring says of the next frame of the block. f.Data is the ring's own
+// memory: it holds until leave.
+func (b *blocks) next(f *decode.Frame) {
+	h := (*unix.Tpacket3Hdr)(unsafe.Pointer(&b.mem[b.frame]))
 	at := b.frame + int(h.Mac)
+	f.Data = b.mem[at : at+int(h.Snaplen) : at+int(h.Snaplen)]
+	f.Len = int(h.Len)
+	f.Time = event.Time(h.Sec)*1e9 + event.Time(h.Nsec)
+	f.VLAN, f.HasVLAN = uint16(h.Hv1.Vlan_tci), h.Status&unix.TP_STATUS_VLAN_VALID != 0
 	b.frame += int(h.Next_offset)
-	return len(data) == 0 || unsafe.SliceData(data) == &b.mem[at]
 }
 
-// end leaves the block.
-func (b *blocks) end() { b.block = (b.block + b.size) % len(b.mem) }
+// leave gives the block back to the kernel and goes on to the one after it.
+func (b *blocks) leave() {
+	atomic.StoreUint32(&b.head().Block_status, unix.TP_STATUS_KERNEL)
+	b.block = (b.block + b.size) % len(b.mem)
+}

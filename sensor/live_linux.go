@@ -54,7 +54,11 @@ func Open(cfg Config) (*Sensor, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.rings = append(s.rings, &ring{index: i, decoder: d})
+		r := &ring{index: i, decoder: d}
+		if n := len(cfg.CPUs); n > 0 {
+			r.cpus = []int{cfg.CPUs[i%n]}
+		}
+		s.rings = append(s.rings, r)
 	}
 	if err := s.open(); err != nil {
 		return nil, err
@@ -88,7 +92,7 @@ func (s *Sensor) open() error {
 // called once for each ring, before any frame is read; each sink is used by one goroutine.
 // When the interface is removed, Run waits until one of its name is there again. It looks
 // for it in the network namespace of the thread it runs on.
-func (s *Sensor) Run(ctx context.Context, newSink func(ring int) event.Sink) error {
+func (s *Sensor) Run(ctx context.Context, newSink func(ring int) event.BatchSink) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan struct{})

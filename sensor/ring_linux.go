@@ -6,22 +6,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"portolan/sensor/decode"
 	"portolan/sensor/event"
 )
 
 // ring is one of a sensor's packet rings with what its goroutine alone may touch: handle,
-// decoder, sink and counts. Others see what it publishes.
+// decoder, batch, sink and counts. Others see what it publishes.
 type ring struct {
 	index   int
+	cpus    []int // that its goroutine may run on; any when empty
 	handle  *handle
 	decoder *decode.Decoder
-	sink    event.Sink
+	batch   event.Batch
+	sink    event.BatchSink
 	n       RingStats
 	counted time.Time // when the kernel's counters were read last
+	looked  time.Time // when the ring was looked at last, or the wait for it ended
 
 	mu        sync.Mutex
 	published RingStats
@@ -39,15 +45,16 @@ func (r *ring) read(ctx context.Context) (err error) {
 			err = fmt.Errorf("ring %d: %w", r.index, err)
 		}
 	}()
+	if err := r.pin(); err != nil {
+		return err
+	}
+	r.looked = time.Now()
 	for ctx.Err() == nil {
-		frames, err := r.handle.block()
-		if err != nil {
-			return err
-		}
-		if err := r.decode(frames); err != nil {
-			return err
-		}
-		if now := time.Now(); now.Sub(r.counted) >= statsInterval {
+		frames := r.block()
+		now := time.Now()
+		r.n.LongestGap = max(r.n.LongestGap, now.Sub(r.looked))
+		r.looked = now
+		if now.Sub(r.counted) >= statsInterval {
 			r.counted = now
 			if err := r.handle.count(&r.n); err != nil {
 				return err
@@ -62,26 +69,58 @@ func (r *ring) read(ctx context.Context) (err error) {
 		} else if err != nil {
 			return err
 		}
+		r.looked = time.Now()
 	}
 	return nil
 }
 
-// decode decodes the frames of a block.
-func (r *ring) decode(frames int) error {
+// pin keeps the goroutine on a thread of its own, which ends with it, and that on its CPUs.
+func (r *ring) pin() error {
+	if len(r.cpus) == 0 {
+		return nil
+	}
+	runtime.LockOSThread()
+	var set unix.CPUSet
+	for _, c := range r.cpus {
+		set.Set(c)
+	}
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return fmt.Errorf("run on CPU %v: %w", r.cpus, err)
+	}
+	return nil
+}
+
+// block decodes the frames of the next block, hands their events on, and returns how many frames there
+// were; 0 when there is no block yet. The kernel has the block back before the sink sees the
+// last events: they are copies.
+func (r *ring) block() int {
+	frames := r.handle.ring.enter()
+	if frames == 0 {
+		return 0
+	}
 	var f decode.Frame
-	for ; frames > 0; frames-- {
-		ok, err := r.handle.frame(&f, frames == 1)
-		if err != nil {
-			return err
-		}
-		if !ok {
+	for range frames {
+		if !r.handle.frame(&f) {
 			r.n.Early++
 			continue
 		}
 		f.Number = r.n.Frames + 1
-		r.n.count(&f, r.decoder.Decode(&f, r.sink))
+		r.n.count(&f, r.decoder.Decode(&f, &r.batch))
+		if r.batch.Full() {
+			r.deliver()
+		}
 	}
-	return nil
+	r.handle.ring.leave()
+	r.deliver()
+	return frames
+}
+
+// deliver hands the events on.
+func (r *ring) deliver() {
+	if r.batch.Len() > 0 {
+		r.sink.Batch(&r.batch)
+		r.batch.Reset()
+	}
 }
 
 // publish lets others see the counts; once a block, not once a frame.

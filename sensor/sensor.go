@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/bits"
 	"runtime"
+	"slices"
 	"time"
 
 	"portolan/bpffilter"
@@ -35,6 +36,9 @@ type Config struct {
 	// Rings is the number of packet rings, each with a goroutine and a decoder of its own.
 	// The kernel steers both directions of a flow, and all fragments of a datagram, to one ring.
 	Rings int
+	// CPUs pins the rings' goroutines: ring i runs on CPUs[i mod len(CPUs)] and nowhere else.
+	// Numbers are the kernel's; those of one memory node, the adapter's, serve best. Empty pins nothing.
+	CPUs []int
 	// BlockSize and Blocks give a ring's memory: BlockSize×Blocks bytes that the kernel
 	// pins, BlockSize a power of two. Many small blocks are better than few large ones, as
 	// each holds what came within BlockTimeout, however little: their number is how many
@@ -79,6 +83,7 @@ func DefaultConfig() Config {
 // Bounds of Config.
 const (
 	maxRings       = 64
+	maxCPUs        = 1024     // what a set of CPUs holds
 	minBlockSize   = 64 << 10 // a frame has to fit; the greatest page size
 	maxBlockSize   = 16 << 20
 	maxRingSize    = 2 << 30
@@ -92,6 +97,8 @@ func (c Config) Validate() error {
 		return errors.New("sensor: Device is empty")
 	case c.Rings < 1 || c.Rings > maxRings:
 		return fmt.Errorf("sensor: Rings is %d, want 1 to %d", c.Rings, maxRings)
+	case slices.ContainsFunc(c.CPUs, func(n int) bool { return n < 0 || n >= maxCPUs }):
+		return fmt.Errorf("sensor: CPUs is %v, want numbers from 0 to %d", c.CPUs, maxCPUs-1)
 	case c.BlockSize < minBlockSize || c.BlockSize > maxBlockSize || bits.OnesCount(uint(c.BlockSize)) != 1:
 		return fmt.Errorf("sensor: BlockSize is %d bytes, want a power of two from %d to %d", c.BlockSize, minBlockSize, maxBlockSize)
 	case c.Blocks < 2 || c.Blocks > maxRingSize/c.BlockSize:

@@ -21,7 +21,7 @@ func Open(cfg Config) (*Sensor, error) {
 }
 
 // Run returns ErrUnsupported.
-func (s *Sensor) Run(context.Context, func(ring int) event.Sink) error { return ErrUnsupported }
+func (s *Sensor) Run(context.Context, func(ring int) event.BatchSink) error { return ErrUnsupported }
 
 // Stats returns no counts.
 func (s *Sensor) Stats() Stats { return Stats{} }

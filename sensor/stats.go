@@ -2,6 +2,7 @@ package sensor
 
 import (
 	"reflect"
+	"time"
 
 	"portolan/sensor/decode"
 	"portolan/sensor/event"
@@ -42,6 +43,10 @@ type RingStats struct {
 	Reasons       [decode.NumReasons]uint64
 	Counters      decode.Counters
 	First, Last   event.Time // earliest and latest stamp; 0 before the first frame
+
+	// LongestGap is the longest time between two looks at the ring, waits for frames left
+	// out: what a block took to decode and hand on, with every stall of the process.
+	LongestGap time.Duration
 
 	LinkDowns uint64 // times the link was found down
 	Reopens   uint64 // times the socket was opened anew because its device had gone

@@ -44,7 +44,7 @@ func TestLiveInversion(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := s.Run(ctx, func(int) event.Sink { return all }); err != nil {
+		if err := s.Run(ctx, func(int) event.BatchSink { return all }); err != nil {
 			t.Error(err)
 		}
 	})
@@ -81,6 +81,8 @@ type pairSink struct {
 	pairs    map[netip.Addr]correlate.Level
 	inverted int
 }
+
+func (p *pairSink) Batch(b *event.Batch) { b.Each(p) }
 
 func (p *pairSink) Lookup(l *event.Lookup) {
 	p.mu.Lock()

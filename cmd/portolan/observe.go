@@ -9,7 +9,6 @@ import (
 	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
 	"portolan/cmd/internal/fleet"
-	"portolan/sensor/event"
 )
 
 // openObservations returns a publisher of what is decoded, nil when it is not wanted.
@@ -38,19 +37,4 @@ func (l *pipeline) closeObservations() error {
 		err = fmt.Errorf("%s of observations lost: the server was away too long", count(s.Lost, "batch", "batches"))
 	}
 	return err
-}
-
-// both hands each event to two sinks.
-type both struct{ first, second event.Sink }
-
-// Lookup hands on a lookup.
-func (b *both) Lookup(l *event.Lookup) {
-	b.first.Lookup(l)
-	b.second.Lookup(l)
-}
-
-// Connection hands on a connection.
-func (b *both) Connection(c *event.Connection) {
-	b.first.Connection(c)
-	b.second.Connection(c)
 }

@@ -36,7 +36,7 @@ func TestObservations(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A capture comes faster than a wire: packet time is told as the rings would.
-	sink := line.newSink(0)
+	sink := single{to: line.newSink(0)}
 	f, err := os.Open(filepath.Join("..", "..", "testdata", "pcap", "half-swap.pcap"))
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +44,7 @@ func TestObservations(t *testing.T) {
 	defer f.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	paced := &pacedSink{to: sink, step: func(now event.Time) {
+	paced := &pacedSink{to: &sink, step: func(now event.Time) {
 		line.observations.Reached(now)
 		if err := line.observations.Drain(ctx); err != nil {
 			t.Fatal(err)
@@ -111,6 +111,20 @@ func TestObservations(t *testing.T) {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// single hands each event on in a batch of its own.
+type single struct {
+	to    event.BatchSink
+	batch event.Batch
+}
+
+func (s *single) Lookup(l *event.Lookup)         { s.batch.Lookup(l); s.flush() }
+func (s *single) Connection(c *event.Connection) { s.batch.Connection(c); s.flush() }
+
+func (s *single) flush() {
+	s.to.Batch(&s.batch)
+	s.batch.Reset()
 }
 
 // pacedSink calls step after each tenth of a second of packet time.

@@ -170,14 +170,14 @@ func (l *pipeline) reached(now event.Time) event.Time {
 }
 
 // newSink returns the sink of one ring, as sensor.Run wants it.
-func (l *pipeline) newSink(int) event.Sink {
+func (l *pipeline) newSink(int) event.BatchSink {
 	s := &ringSink{line: l, zones: map[event.Zone]struct{}{}}
+	if l.observations != nil {
+		s.observations = l.observations.NewSink()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.sinks = append(l.sinks, s)
-	if l.observations != nil {
-		return &both{s, l.observations.NewSink()}
-	}
 	return s
 }
 
@@ -205,33 +205,42 @@ const zonesShown = 64
 
 // ringSink takes the events of one ring. Its goroutine owns hits and zone.
 type ringSink struct {
-	line   *pipeline
-	hits   []correlate.Hit
-	zone   event.Zone // of the last event
-	any    bool       // zone is set
-	latest atomic.Int64
-	before event.Time // latest, when pipeline.reached looked last; under pipeline.mu
+	line         *pipeline
+	observations event.Sink // nil unless they are published too
+	hits         []correlate.Hit
+	zone         event.Zone // of the last event
+	any          bool       // zone is set
+	latest       atomic.Int64
+	before       event.Time // latest, when pipeline.reached looked last; under pipeline.mu
 
 	mu    sync.Mutex
 	zones map[event.Zone]struct{}
 }
 
-// Lookup correlates a lookup.
-func (s *ringSink) Lookup(l *event.Lookup) {
-	s.seen(l.Time, l.Zone)
-	s.hits = s.line.correlator.ObserveLookup(s.hits[:0], l)
+// Batch correlates the events of a block.
+func (s *ringSink) Batch(b *event.Batch) {
+	latest := event.Time(0)
+	s.hits = s.hits[:0]
+	for i := range b.Len() {
+		if l, c := b.At(i); l != nil {
+			latest = l.Time
+			s.seen(l.Zone)
+			s.hits = s.line.correlator.ObserveLookup(s.hits, l)
+		} else {
+			latest = c.Time
+			s.seen(c.Zone)
+			s.hits = s.line.correlator.ObserveConnection(s.hits, c)
+		}
+	}
 	s.line.give(s.hits)
+	s.latest.Store(int64(latest))
+	if s.observations != nil {
+		b.Each(s.observations)
+	}
 }
 
-// Connection correlates a connection.
-func (s *ringSink) Connection(c *event.Connection) {
-	s.seen(c.Time, c.Zone)
-	s.hits = s.line.correlator.ObserveConnection(s.hits[:0], c)
-	s.line.give(s.hits)
-}
-
-func (s *ringSink) seen(t event.Time, z event.Zone) {
-	s.latest.Store(int64(t))
+// seen notes where an event came from.
+func (s *ringSink) seen(z event.Zone) {
 	if s.any && z == s.zone {
 		return
 	}

@@ -22,7 +22,7 @@ func testPipeline(t *testing.T) *pipeline {
 // A ring that is behind holds packet time back; one that is quiet does not.
 func TestPacketTimeWaitsForBusyRings(t *testing.T) {
 	l := testPipeline(t)
-	quick, slow := l.newSink(0), l.newSink(1)
+	quick, slow := &single{to: l.newSink(0)}, &single{to: l.newSink(1)}
 	const now = event.Time(1_000_000e9)
 	if got, want := l.reached(now), now.Add(-idleLag); got != want {
 		t.Errorf("without traffic time reaches %d, want %d", got, want)

@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	statsInterval  = time.Second            // between two looks at the kernel's counters
+	statsInterval  = time.Second            // between two looks at the interface
+	countInterval  = 100 * time.Millisecond // between two looks at a ring's counters in the kernel
 	reopenInterval = 100 * time.Millisecond // between two looks for an interface that went away
 )
 

@@ -54,7 +54,7 @@ func (r *ring) read(ctx context.Context) (err error) {
 		now := time.Now()
 		r.n.LongestGap = max(r.n.LongestGap, now.Sub(r.looked))
 		r.looked = now
-		if now.Sub(r.counted) >= statsInterval {
+		if now.Sub(r.counted) >= countInterval {
 			r.counted = now
 			if err := r.handle.count(&r.n); err != nil {
 				return err

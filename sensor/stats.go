@@ -8,6 +8,9 @@ import (
 	"portolan/sensor/event"
 )
 
+// StatsDelay is how old the kernel's counts of a ring may be in Stats.
+const StatsDelay = 250 * time.Millisecond
+
 // Stats says what became of the frames of a capture file or of a live sensor. The reasons
 // add up to the frames.
 type Stats struct {

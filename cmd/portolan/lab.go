@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
@@ -18,13 +20,22 @@ func labCommand() *command {
 	return &command{
 		name:  "lab",
 		brief: "shows it at work on a mirrored network with implants (root)",
-		usage: []string{"portolan lab [--duration TIME] [--contacts N] [--json]"},
+		usage: []string{
+			"portolan lab [--duration TIME] [--contacts N] [--json]",
+			"portolan lab --load [--mix syn|dns|bulk] [--seconds N] [--rounds N] [--rate N] [--json]",
+		},
 		about: `Builds a router with clients and servers out of network namespaces, mirrors the router's port
 with tc, lets benign clients and implants of several families talk across it, runs the live
 sensor on the mirror with NATS inside, and prints which implants a subscriber heard of and
 how soon. Nothing leaves the namespaces, and all is torn down in the end, also on Ctrl-C.
-Exit status 0 means: every implant found, no false alert.`,
-		example: []string{"sudo portolan lab"},
+Exit status 0 means: every implant found, no false alert.
+
+With --load it measures instead how many frames a second this machine can take without loss: one CPU or
+more send over a veth pair, and after a ring that only counts, the yardstick, each stage of the live
+sensor has to keep up. A rate is without loss when each frame sent was seen, twice if need be, and none
+waits for long. "ns/frame" is the time between frames, "CPU ns" what this process worked on each, "share" that of the
+yardstick's rate, "gap" the longest between two reads of a ring. Leave the machine alone meanwhile.`,
+		example: []string{"sudo portolan lab", "sudo portolan lab --load --mix bulk"},
 		declare: func(o *options) action {
 			l := lab.DefaultConfig()
 			asJSON := false
@@ -33,10 +44,22 @@ Exit status 0 means: every implant found, no false alert.`,
 			o.duration(&l.Duration, "duration", "TIME", "of the traffic")
 			o.int(&l.Contacts, "contacts", "N", "connections that each implant calculates")
 			o.int(&l.Clients, "clients", "N", "benign clients")
-			o.settings("rings", "block_timeout", "alert", "watch", "hold")
+			load, ld := false, defaultLoad()
+			o.bool(&load, "load", "measure how many frames a second can be taken")
+			o.value("mix", func(text string) (err error) { ld.mix, err = lab.ParseMix(text); return err })
+			o.describe("mix", "MIX", "with --load: syn, dns (responses) or bulk (500 bytes on average, 3 % of interest)", string(ld.mix))
+			o.int(&ld.seconds, "seconds", "N", "with --load: length of each trial")
+			o.int(&ld.rounds, "rounds", "N", "with --load: how often all is measured; medians count")
+			o.int(&ld.senders, "senders", "N", "with --load: CPUs that send, each all it can")
+			o.value("rate", func(text string) (err error) { ld.rate, err = strconv.ParseFloat(text, 64); return err })
+			o.describe("rate", "N", "with --load: see what becomes of N frames a second, and look for no other rate", "")
+			o.settings("rings", "cpus", "block_timeout", "memory", "alert", "watch", "hold")
 			return func(ctx context.Context, p *program, args []string) error {
 				if len(args) > 0 {
 					return usagef("lab: takes no arguments, got %q", args[0])
+				}
+				if err := ld.validate(); err != nil {
+					return err
 				}
 				if err := l.Validate(); err != nil {
 					return usagef("lab: %v", err)
@@ -45,7 +68,13 @@ Exit status 0 means: every implant found, no false alert.`,
 				if err != nil {
 					return err
 				}
-				return p.lab(ctx, &cfg, l, asJSON)
+				if !load {
+					return p.lab(ctx, &cfg, l, asJSON)
+				}
+				if o.override["rings"] == "" {
+					cfg.Capture.Rings = max(1, runtime.NumCPU()-ld.senders)
+				}
+				return p.load(ctx, &cfg, ld, asJSON)
 			}
 		},
 	}

@@ -46,6 +46,8 @@ func Settings() []Setting {
 			field: func(c *Config) value { return (*list)(&c.Device) }},
 		{Key: "rings", Flag: "rings", Arg: "N", Help: "capture rings on each device, one goroutine each",
 			field: func(c *Config) value { return &count{&c.Capture.Rings, 1, 64} }},
+		{Key: "cpus", Flag: "cpus", Arg: "LIST", Help: "CPUs that the rings' goroutines are pinned to, in turn, such as 2,3", None: "any",
+			field: func(c *Config) value { return (*numbers)(&c.Capture.CPUs) }},
 		{Key: "block_timeout", Flag: "block-timeout", Arg: "TIME",
 			Help:  "longest time that the kernel holds frames back to fill a block, in whole milliseconds",
 			field: func(c *Config) value { return &duration{&c.Capture.BlockTimeout, 1e6, 1e9} }},

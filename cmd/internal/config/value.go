@@ -36,6 +36,32 @@ func (v *list) Set(s string) error {
 
 func (v *list) String() string { return strings.Join(*v, ",") }
 
+type numbers []int
+
+func (v *numbers) Set(s string) error {
+	var all []int
+	for item := range strings.SplitSeq(s, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		n, err := strconv.Atoi(item)
+		if err != nil || n < 0 {
+			return fmt.Errorf("%q is not a list of numbers, such as 2,3", s)
+		}
+		all = append(all, n)
+	}
+	*v = all
+	return nil
+}
+
+func (v *numbers) String() string {
+	items := make([]string, len(*v))
+	for i, n := range *v {
+		items[i] = strconv.Itoa(n)
+	}
+	return strings.Join(items, ",")
+}
+
 type boolean bool
 
 func (v *boolean) Set(s string) error {

@@ -79,11 +79,7 @@ func (s *RingStats) count(f *decode.Frame, r decode.Reason) {
 
 // add adds what one ring, or one file, counted.
 func (s *Stats) add(r *RingStats) {
-	// Each of Counters' fields is a uint64: there will be more of them than anyone would keep in step here.
-	to, from := reflect.ValueOf(&s.Counters).Elem(), reflect.ValueOf(&r.Counters).Elem()
-	for i := range to.NumField() {
-		to.Field(i).SetUint(to.Field(i).Uint() + from.Field(i).Uint())
-	}
+	addCounts(reflect.ValueOf(&s.Counters).Elem(), reflect.ValueOf(&r.Counters).Elem())
 	if r.Frames == 0 {
 		return
 	}
@@ -97,5 +93,22 @@ func (s *Stats) add(r *RingStats) {
 	s.Truncated += r.Truncated
 	for i, n := range r.Reasons {
 		s.Reasons[i] += n
+	}
+}
+
+// addCounts adds the fields of decode.Counters, each a uint64 or an array of them: there will be more than
+// anyone would keep in step here.
+func addCounts(to, from reflect.Value) {
+	switch to.Kind() {
+	case reflect.Struct:
+		for i := range to.NumField() {
+			addCounts(to.Field(i), from.Field(i))
+		}
+	case reflect.Array:
+		for i := range to.Len() {
+			addCounts(to.Index(i), from.Index(i))
+		}
+	default:
+		to.SetUint(to.Uint() + from.Uint())
 	}
 }

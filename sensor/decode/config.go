@@ -1,7 +1,9 @@
 package decode
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 )
 
 // Config bounds what a Decoder remembers. All memory is taken by New; none grows with the
@@ -13,6 +15,10 @@ type Config struct {
 	FragmentBytes int // bytes for the pieces of these, in blocks of 2 KiB
 	Streams       int // DNS streams over TCP at once; 48 bytes each
 	StreamBytes   int // bytes for incomplete messages and out-of-order segments of these, in blocks of 2 KiB
+
+	// VXLANPorts are the UDP ports that VXLAN packets go to, at most 16. A datagram on one of
+	// them that has not the form of VXLAN is a datagram like any other.
+	VXLANPorts []uint16
 }
 
 // DefaultConfig returns bounds for a busy mirror port: about 22 MiB a Decoder, most of
@@ -25,8 +31,19 @@ func DefaultConfig() Config {
 		FragmentBytes: 4 << 20,
 		Streams:       1 << 12,
 		StreamBytes:   8 << 20,
+		VXLANPorts:    DefaultVXLANPorts(),
 	}
 }
+
+// DefaultVXLANPorts returns the port of RFC 7348, which cloud networks mirror to as well;
+// the one that Linux had before there was a number; and the two of Azure's gateway load
+// balancer.
+func DefaultVXLANPorts() []uint16 {
+	return []uint16{portVXLAN, portVXLANOld, portAzureIn, portAzureOut}
+}
+
+// maxVXLANPorts bounds Config.VXLANPorts.
+const maxVXLANPorts = 16
 
 // The least and greatest bounds that Validate admits. A byte budget has to hold one
 // message of the greatest size, 65,535 bytes and its length.
@@ -51,6 +68,12 @@ func (c Config) Validate() error {
 		if f.v < f.min || f.v > f.max {
 			return fmt.Errorf("decode: %s is %d, want %d to %d", f.name, f.v, f.min, f.max)
 		}
+	}
+	if n := len(c.VXLANPorts); n > maxVXLANPorts {
+		return fmt.Errorf("decode: VXLANPorts has %d ports, want at most %d", n, maxVXLANPorts)
+	}
+	if slices.Contains(c.VXLANPorts, dnsPort) || slices.Contains(c.VXLANPorts, 0) {
+		return errors.New("decode: VXLANPorts holds 0 or 53, which are no tunnel's")
 	}
 	return nil
 }

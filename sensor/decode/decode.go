@@ -3,6 +3,7 @@ package decode
 import (
 	"hash/maphash"
 	"net/netip"
+	"slices"
 
 	"portolan/sensor/event"
 )
@@ -11,12 +12,11 @@ import (
 // by Config. One goroutine at a time may use it.
 type Decoder struct {
 	// Of the frame at hand.
-	now      event.Time
-	number   uint64
-	zone     event.Zone
-	zoneKey  uint64 // zone as it goes into hashes
-	cut      bool   // not all of the frame was captured
-	from, to event.MAC
+	now     event.Time
+	number  uint64
+	place        // of the packet that was reached
+	cut     bool // not all of the frame was captured
+	headers int  // taken off by descend, at most maxHeaders
 
 	seed      maphash.Seed
 	starts    starts
@@ -24,10 +24,18 @@ type Decoder struct {
 	fragments assemblies
 	streams   assemblies
 
-	message []byte // a datagram or DNS message put together
-	dns     scanner
-	conn    event.Connection
-	lookup  event.Lookup
+	tunnels    portSet
+	vxlanPorts []uint16
+
+	// A datagram put together, perhaps with others inside; where the addresses of that packet are kept
+	// when they lay in the bytes that it took the place of; and a DNS message put together.
+	datagram []byte
+	addrs    [32]byte
+	message  []byte
+
+	dns    scanner
+	conn   event.Connection
+	lookup event.Lookup
 
 	counters Counters
 }
@@ -38,7 +46,13 @@ func New(cfg Config) (*Decoder, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	d := &Decoder{seed: maphash.MakeSeed(), message: make([]byte, 2+maxMessage)}
+	d := &Decoder{
+		seed:       maphash.MakeSeed(),
+		tunnels:    tunnelPorts(cfg.VXLANPorts),
+		vxlanPorts: slices.Clone(cfg.VXLANPorts),
+		datagram:   make([]byte, maxMessage),
+		message:    make([]byte, 2+maxMessage),
+	}
 	c := &d.counters
 	d.starts = newStarts(cfg.Starts, &c.StartsEvicted)
 	d.flows = newFlows(cfg.Flows, &c.FlowsEvicted)
@@ -57,9 +71,8 @@ const maxMessage = 65535
 func (d *Decoder) Decode(f *Frame, sink event.Sink) Reason {
 	d.now, d.number = f.Time, f.Number
 	d.cut = f.Len > len(f.Data)
-	d.from, d.to = event.MAC{}, event.MAC{}
-	d.zone = event.Zone{Point: f.Point}
-	d.zoneKey = uint64(f.Point)
+	d.headers = 0
+	d.place = place{zone: event.Zone{Point: f.Point}, zoneKey: uint64(f.Point)}
 	if f.HasVLAN {
 		d.tag(f.VLAN)
 	}
@@ -68,15 +81,6 @@ func (d *Decoder) Decode(f *Frame, sink event.Sink) Reason {
 
 // Counters returns the counts so far.
 func (d *Decoder) Counters() Counters { return d.counters }
-
-// tag takes note of a VLAN tag (IEEE 802.1Q, section 9.6), outermost first. Identifier 0
-// is a priority without a VLAN.
-func (d *Decoder) tag(tci uint16) {
-	if id := tci & 0x0fff; id != 0 && d.zone.Kind == event.Untagged {
-		d.zone.Kind, d.zone.ID = event.VLAN, uint32(id)
-		d.zoneKey |= uint64(event.VLAN)<<16 | uint64(id)<<32
-	}
-}
 
 // short is the reason of a frame that ends too early: cut by the capture length, or else
 // what the header says is not true.

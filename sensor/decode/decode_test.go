@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -66,6 +67,8 @@ func TestLinkTypes(t *testing.T) {
 	}
 	sll := join(u16(0, 1, 6), clientMAC[:], []byte{0, 0})
 	sll2 := join(make([]byte, 8), u16(1), []byte{0, 6}, clientMAC[:], []byte{0, 0})
+	snap := []byte{0xaa, 0xaa, 3, 0, 0, 0, 8, 0}
+	wifi := join(u16(0x8801, 0), make([]byte, 6), clientMAC[:], serverMAC[:], make([]byte, 4), snap)
 	tests := []struct {
 		name  string
 		frame Frame
@@ -94,6 +97,23 @@ func TestLinkTypes(t *testing.T) {
 		{"raw IPv6", Frame{Link: IPv6, Data: packet6}, "3", event.MAC{}},
 		{"BSD loopback, little-endian", Frame{Link: Null, Data: join([]byte{2, 0, 0, 0}, packet)}, "3", event.MAC{}},
 		{"BSD loopback, big-endian", Frame{Link: Null, Data: join([]byte{0, 0, 0, 30}, packet6)}, "3", event.MAC{}},
+		{"PPP", Frame{Link: PPP, Data: join(u16(0x21), packet)}, "3", event.MAC{}},
+		{"PPP with address and control, IPv6 in MPLS", Frame{Link: PPP, Data: join(u16(0xff03, 0x0281), []byte{0, 0x10, 1, 64}, packet6)}, "3", event.MAC{}},
+		{"PPP in HDLC", Frame{Link: PPPHDLC, Data: join(u16(0xff03, 0x57), packet6)}, "3", event.MAC{}},
+		{"PPPoE from its own header on", Frame{Link: PPPEther, Data: join([]byte{0x11, 0, 0, 7, 0, 42}, u16(0x21), packet)}, "3", event.MAC{}},
+		{"Cisco HDLC", Frame{Link: CHDLC, Data: join(u16(0x0f00, etherIPv4), packet)}, "3", event.MAC{}},
+		{"Cisco HDLC as PPP", Frame{Link: PPPHDLC, Data: join(u16(0x8f00, etherVLAN, 12, etherIPv6), packet6)}, "3/vlan12", event.MAC{}},
+		{"FDDI", Frame{Link: FDDI, Data: join([]byte{0x50}, serverMAC[:], clientMAC[:], snap, packet)}, "3", clientMAC},
+		{"802.11 within a cell", Frame{Link: WiFi, Data: join(u16(0x0800, 0), serverMAC[:], clientMAC[:], make([]byte, 8), snap, packet)}, "3", clientMAC},
+		{"802.11 to the access point", Frame{Link: WiFi, Data: join(u16(0x0801, 0), make([]byte, 6), clientMAC[:], serverMAC[:], make([]byte, 2), snap, packet)}, "3", clientMAC},
+		{"802.11 from the access point", Frame{Link: WiFi, Data: join(u16(0x0802, 0), serverMAC[:], make([]byte, 6), clientMAC[:], make([]byte, 2), snap, packet)}, "3", clientMAC},
+		{"802.11 between access points, QoS and HT control", Frame{Link: WiFi, Data: join(u16(0x8883, 0), make([]byte, 12), serverMAC[:], make([]byte, 2), clientMAC[:], make([]byte, 6), snap, packet)}, "3", clientMAC},
+		{"802.11 behind radiotap", Frame{Link: Radiotap, Data: join([]byte{0, 0, 12, 0}, make([]byte, 8), wifi, packet)}, "3", clientMAC},
+		{"802.11 behind Prism", Frame{Link: Prism, Data: join(make([]byte, 144), wifi, packet)}, "3", clientMAC},
+		{"802.11 behind AVS", Frame{Link: AVS, Data: join(u16(0x8021, 0x1001, 0, 64), make([]byte, 56), wifi, packet)}, "3", clientMAC},
+		{"802.11 behind per-packet information", Frame{Link: PPI, Data: join([]byte{0, 0, 12, 0, 105, 0, 0, 0, 1, 2, 3, 4}, wifi, packet)}, "3", clientMAC},
+		{"Ethernet behind per-packet information", Frame{Link: PPI, Data: join([]byte{0, 0, 8, 0, 1, 0, 0, 0}, ethernet(packet))}, "3", clientMAC},
+		{"netfilter log", Frame{Link: NFLOG, Data: join([]byte{2, 0, 0, 0, 5, 0, 10, 0, 'x', 0, 0, 0, byte(4 + len(packet)), 0, 9, 0}, packet)}, "3", event.MAC{}},
 		{"OpenBSD loopback", Frame{Link: Loop, Data: join([]byte{0, 0, 0, 24}, packet6)}, "3", event.MAC{}},
 	}
 	for _, tt := range tests {
@@ -158,25 +178,25 @@ func TestReasons(t *testing.T) {
 		{"ACK", ethernet(ip(client, server, protoTCP, tcp(49152, 443, 1, 1, ack, nil))), 0, NotOpening},
 		{"SYN and RST", ethernet(ip(client, server, protoTCP, tcp(49152, 443, 1, 0, syn|rst, nil))), 0, NotOpening},
 		{"SYN and FIN", ethernet(ip(client, server, protoTCP, tcp(49152, 443, 1, 0, syn|fin, nil))), 0, NotOpening},
-		{"IP in IP", ethernet(ip(client, server, protoIPv4, inner)), 0, Tunnel},
-		{"GRE", ethernet(ip(client, server, protoGRE, join(u16(0, etherIPv4), inner))), 0, Tunnel},
-		{"MPLS", join(ethernet(whole)[:12], u16(etherMPLS), []byte{0, 0x10, 1, 64}, whole), 0, Tunnel},
-		{"PPPoE", join(ethernet(whole)[:12], u16(etherPPPoE), []byte{0x11, 0, 0, 1, 0, 42, 0, 0x21}, whole), 0, Tunnel},
-		{"VXLAN", dgram(50000, portVXLAN, join([]byte{8, 0, 0, 0, 0, 0, 5, 0}, bridged)), 0, Tunnel},
-		{"VXLAN with a tag inside", dgram(50000, portVXLAN, join([]byte{8, 0, 0, 0, 0, 0, 5, 0}, ethernet(inner, [2]uint16{0x8100, 5}))), 0, Tunnel},
-		{"VXLAN on the port of old", dgram(50000, portVXLANOld, join([]byte{8, 0, 0, 0, 0, 0, 5, 0}, bridged)), 0, Tunnel},
+		{"IP in IP", ethernet(ip(client, server, protoIPv4, inner)), 0, Event},
+		{"GRE", ethernet(ip(client, server, protoGRE, join(u16(0, etherIPv4), inner))), 0, Event},
+		{"MPLS", join(ethernet(whole)[:12], u16(etherMPLS), []byte{0, 0x10, 1, 64}, whole), 0, Event},
+		{"PPPoE", join(ethernet(whole)[:12], u16(etherPPPoE), []byte{0x11, 0, 0, 1, 0, 42, 0, 0x21}, whole), 0, Event},
+		{"VXLAN", dgram(50000, portVXLAN, join([]byte{8, 0, 0, 0, 0, 0, 5, 0}, bridged)), 0, Event},
+		{"VXLAN with a tag inside", dgram(50000, portVXLAN, join([]byte{8, 0, 0, 0, 0, 0, 5, 0}, ethernet(inner, [2]uint16{0x8100, 5}))), 0, Event},
+		{"VXLAN on the port of old", dgram(50000, portVXLANOld, join([]byte{8, 0, 0, 0, 0, 0, 5, 0}, bridged)), 0, Event},
 		{"VXLAN with ARP inside", dgram(50000, portVXLAN, join([]byte{8, 0, 0, 0, 0, 0, 5, 0}, bridged[:12], u16(0x0806), make([]byte, 28))), 0, Event},
 		{"VXLAN's port, something else inside", dgram(50000, portVXLAN, []byte("GET / HTTP/1.1\r\nHost: www.example\r\n\r\n")), 0, Event},
-		{"VXLAN-GPE", dgram(50000, portGPE, join([]byte{0x0c, 0, 0, 1, 0, 0, 5, 0}, inner)), 0, Tunnel},
-		{"VXLAN-GPE with a service header", dgram(50000, portGPE, join([]byte{0x0c, 0, 0, 4, 0, 0, 5, 0}, []byte{0, 2, 1, 3, 0, 0, 1, 255}, bridged)), 0, Tunnel},
-		{"Geneve with options", dgram(50000, portGeneve, join([]byte{1, 0, 0x65, 0x58, 0, 0, 5, 0, 1, 1, 1, 0}, bridged)), 0, Tunnel},
-		{"GRE in UDP, with key", dgram(50000, portGREInUDP, join([]byte{0x20, 0, 8, 0, 0, 0, 0, 1}, inner)), 0, Tunnel},
-		{"GTP-U", dgram(portGTPU, 50000, join([]byte{0x30, 255, 0, 40, 0, 0, 0, 1}, inner)), 0, Tunnel},
-		{"GTP-U with an extension", dgram(50000, portGTPU, join([]byte{0x34, 255, 0, 48, 0, 0, 0, 1, 0, 0, 0, 0x85, 1, 0, 0, 0}, inner)), 0, Tunnel},
+		{"VXLAN-GPE", dgram(50000, portGPE, join([]byte{0x0c, 0, 0, 1, 0, 0, 5, 0}, inner)), 0, Event},
+		{"VXLAN-GPE with a service header", dgram(50000, portGPE, join([]byte{0x0c, 0, 0, 4, 0, 0, 5, 0}, []byte{0, 2, 1, 3, 0, 0, 1, 255}, bridged)), 0, Event},
+		{"Geneve with options", dgram(50000, portGeneve, join([]byte{1, 0, 0x65, 0x58, 0, 0, 5, 0, 1, 1, 1, 0}, bridged)), 0, Event},
+		{"GRE in UDP, with key", dgram(50000, portGREInUDP, join([]byte{0x20, 0, 8, 0, 0, 0, 0, 1}, inner)), 0, Event},
+		{"GTP-U", dgram(portGTPU, 50000, join([]byte{0x30, 255, 0, 40, 0, 0, 0, 1}, inner)), 0, Event},
+		{"GTP-U with an extension", dgram(50000, portGTPU, join([]byte{0x34, 255, 0, 48, 0, 0, 0, 1, 0, 0, 0, 0x85, 1, 0, 0, 0}, inner)), 0, Event},
 		{"GTP-U echo", dgram(portGTPU, portGTPU, []byte{0x32, 1, 0, 4, 0, 0, 0, 0, 0, 1, 0, 0}), 0, Event},
-		{"Teredo behind an origin", dgram(portTeredo, 50000, join(make([]byte, 8), ip("2001::1", "2001::2", 59, nil))), 0, Tunnel},
-		{"Teredo behind an authentication", dgram(50000, portTeredo, join([]byte{0, 1, 0, 0}, make([]byte, 9), ip("2001::1", "2001::2", 59, nil))), 0, Tunnel},
-		{"AYIYA", dgram(50000, portAYIYA, join([]byte{0x41, 0x52, 0x11, 41, 0, 0, 0, 0}, make([]byte, 36), ip("2001:db8::1", "2001:db8::2", 59, nil))), 0, Tunnel},
+		{"Teredo behind an origin", dgram(portTeredo, 50000, join(make([]byte, 8), ip("2001::1", "2001::2", 59, nil))), 0, Transport},
+		{"Teredo behind an authentication", dgram(50000, portTeredo, join([]byte{0, 1, 0, 0}, make([]byte, 9), ip("2001::1", "2001::2", 59, nil))), 0, Transport},
+		{"AYIYA", dgram(50000, portAYIYA, join([]byte{0x41, 0x52, 0x11, 41, 0, 0, 0, 0}, make([]byte, 36), ip("2001:db8::1", "2001:db8::2", 59, nil))), 0, Transport},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -188,8 +208,35 @@ func TestReasons(t *testing.T) {
 			}
 		})
 	}
+	t.Run("links", func(t *testing.T) {
+		for _, tt := range []struct {
+			name string
+			link LinkType
+			data []byte
+			want Reason
+		}{
+			{"PPP, not IP", PPP, u16(0xc021, 0x0101, 4), NotIP},
+			{"PPP of one byte", PPP, []byte{0}, NotIP},
+			{"Cisco HDLC, keepalive", CHDLC, u16(0x8f00, 0x8035, 0, 2), NotIP},
+			{"Cisco HDLC, other address", CHDLC, join(u16(0x0100, etherIPv4), whole), NotIP},
+			{"802.11 beacon", WiFi, join(u16(0x8000), make([]byte, 40)), NotIP},
+			{"802.11 without data", WiFi, join(u16(0x4801), make([]byte, 40)), NotIP},
+			{"802.11, encrypted", WiFi, join(u16(0x0841), make([]byte, 60)), NotIP},
+			{"802.11, several in one", WiFi, join(u16(0x8801), make([]byte, 22), []byte{0x80, 0}, make([]byte, 60)), NotIP},
+			{"802.11 behind a header longer than the frame", Radiotap, []byte{0, 0, 255, 255, 0}, NotIP},
+			{"AVS header longer than the frame", AVS, bytes.Repeat([]byte{255}, 64), NotIP},
+			{"per-packet information within itself", PPI, []byte{0, 0, 8, 0, 192, 0, 0, 0, 0}, LinkTypeUnknown},
+			{"netfilter log without a packet", NFLOG, []byte{2, 0, 0, 0, 8, 0, 1, 0, 0, 0, 0, 0}, NotIP},
+			{"netfilter log, length 0", NFLOG, make([]byte, 64), NotIP},
+		} {
+			f := Frame{Link: tt.link, Data: tt.data, Len: len(tt.data), Number: 1}
+			if r := newDecoder(t, small).Decode(&f, new(discard)); r != tt.want {
+				t.Errorf("%s ends in %v, want %v", tt.name, r, tt.want)
+			}
+		}
+	})
 	t.Run("a link type of its own", func(t *testing.T) {
-		f := Frame{Link: 105, Data: whole, Len: len(whole)}
+		f := Frame{Link: 147, Data: whole, Len: len(whole)}
 		if r := newDecoder(t, DefaultConfig()).Decode(&f, new(discard)); r != LinkTypeUnknown {
 			t.Errorf("ends in %v, want %v", r, LinkTypeUnknown)
 		}

@@ -17,11 +17,11 @@ type fragment struct {
 	proto  uint8 // of the datagram; in IPv6 only the first fragment's word counts
 }
 
-// reassemble returns the datagram that f completes, in d.message, and the protocol of its
-// payload. Else it returns nil and what became of f. Where pieces overlap, the bytes that
+// reassemble returns the datagram that f completes, in d.datagram, and the protocol of its
+// payload; p's addresses move when they were there. Else it returns nil and what became of f. Where pieces overlap, the bytes that
 // came first count. A piece cut by the capture length can never be completed: the first
 // one is returned as it is, as ports and perhaps more can be read from it.
-func (d *Decoder) reassemble(f fragment, b []byte, p packet) (whole []byte, proto uint8, r Reason) {
+func (d *Decoder) reassemble(f fragment, b []byte, p *packet) (whole []byte, proto uint8, r Reason) {
 	if p.lost > 0 {
 		if f.offset == 0 && len(b) > 0 {
 			return b, f.proto, Event
@@ -57,14 +57,15 @@ func (d *Decoder) reassemble(f fragment, b []byte, p packet) (whole []byte, prot
 	}
 	switch {
 	case a.total >= 0 && a.held >= a.total:
-		n, _, _ := t.pool.whole(a.head, 0, d.message[:a.total])
+		p.addrs = d.addrs[:copy(d.addrs[:], p.addrs)] // this may be a fragment inside of what was put together
+		n, _, _ := t.pool.whole(a.head, 0, d.datagram[:a.total])
 		if n < int(a.total) { // pieces beyond the last one count in held
 			return nil, 0, FragmentHeld
 		}
 		proto = a.proto
 		t.drop(a)
 		d.counters.Reassembled++
-		return d.message[:n], proto, Event
+		return d.datagram[:n], proto, Event
 	case a.held == had:
 		return nil, 0, FragmentDropped
 	}

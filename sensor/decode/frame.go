@@ -25,6 +25,18 @@ const (
 	IPv4     LinkType = 228 // raw IPv4
 	IPv6     LinkType = 229 // raw IPv6
 	SLL2     LinkType = 276 // Linux "cooked" capture, version 2
+
+	PPP      LinkType = 9   // RFC 1661, with or without address and control
+	FDDI     LinkType = 10  // ISO 9314-2
+	PPPHDLC  LinkType = 50  // RFC 1662, or Cisco's HDLC
+	PPPEther LinkType = 51  // PPPoE from its own header on
+	CHDLC    LinkType = 104 // Cisco's HDLC (RFC 1547, section 4.3.1)
+	WiFi     LinkType = 105 // IEEE 802.11
+	Prism    LinkType = 119 // 802.11 behind a Prism header
+	Radiotap LinkType = 127 // 802.11 behind a radiotap header
+	AVS      LinkType = 163 // 802.11 behind an AVS header
+	PPI      LinkType = 192 // per-packet information, then a link type that it names
+	NFLOG    LinkType = 239 // Linux netfilter log
 )
 
 // Frame is one frame as captured.
@@ -51,7 +63,7 @@ const (
 	BadIP                         // an IP header that contradicts itself
 	FragmentHeld                  // kept until the rest of its datagram comes
 	FragmentDropped               // a fragment that can never be completed, or comes again
-	Tunnel                        // another IP header lies inside: what counts is in there
+	Tunnel                        // a tunnel that holds no IP packet, or one nested too deep to follow
 	ICMP                          // ICMP and ICMPv6; packets quoted inside do not count
 	Transport                     // an IP protocol other than TCP, UDP and ICMP
 	BadTransport                  // a TCP or UDP header that contradicts itself
@@ -116,7 +128,11 @@ type Counters struct {
 	FragmentsEvicted uint64 // incomplete datagrams that made room for others
 	FragmentsExpired uint64 // incomplete datagrams found after 60 s
 	Reassembled      uint64 // datagrams completed from fragments
-	StreamsEvicted   uint64 // DNS streams over TCP that made room for others within 120 s
-	StreamsCut       uint64 // DNS streams that lost held bytes to a full buffer
-	StreamHoles      uint64 // holes in DNS streams given up for lost
+
+	Tunnels        [NumTunnelKinds]uint64 // tunnels taken apart down to an IP packet, by kind
+	TunnelsTooDeep uint64                 // frames given up because of too many headers in a row
+
+	StreamsEvicted uint64 // DNS streams over TCP that made room for others within 120 s
+	StreamsCut     uint64 // DNS streams that lost held bytes to a full buffer
+	StreamHoles    uint64 // holes in DNS streams given up for lost
 }

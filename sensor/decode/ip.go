@@ -60,7 +60,7 @@ func (d *Decoder) ipv4(b []byte, sink event.Sink) Reason {
 		f := fragment{offset: int(at&0x1fff) * 8, more: at&0x2000 != 0, proto: proto}
 		f.hash = d.hashFragment(p.addrs, uint32(binary.BigEndian.Uint16(b[4:])), proto)
 		var r Reason
-		if payload, proto, r = d.reassemble(f, payload, p); payload == nil {
+		if payload, proto, r = d.reassemble(f, payload, &p); payload == nil {
 			return r
 		}
 	}
@@ -105,7 +105,7 @@ func (d *Decoder) ipv6(b []byte, sink event.Sink) Reason {
 			proto, payload = f.proto, payload[8:]
 			if f.offset != 0 || f.more { // else an atomic fragment, RFC 6946
 				var r Reason
-				if payload, proto, r = d.reassemble(f, payload, p); payload == nil {
+				if payload, proto, r = d.reassemble(f, payload, &p); payload == nil {
 					return r
 				}
 			}
@@ -142,7 +142,7 @@ func (d *Decoder) transport(proto uint8, b []byte, p packet, sink event.Sink) Re
 	case protoICMP, protoICMPv6:
 		return ICMP
 	case protoIPv4, protoIPv6, protoGRE, protoEtherIP, protoMPLS:
-		return Tunnel
+		return d.ipTunnel(proto, b, sink)
 	}
 	return Transport
 }

@@ -8,15 +8,22 @@ import (
 
 // The EtherTypes that matter here.
 const (
-	etherIPv4   = 0x0800
-	etherIPv6   = 0x86dd
-	etherVLAN   = 0x8100 // IEEE 802.1Q
-	etherQinQ   = 0x88a8 // IEEE 802.1ad
-	etherOldQ   = 0x9100 // Q-in-Q before 802.1ad
-	etherMPLS   = 0x8847 // RFC 5332: downstream-assigned
-	etherMPLSUp = 0x8848 // upstream-assigned
-	etherPPPoE  = 0x8864 // RFC 2516, session stage
-	etherLength = 1500   // up to here the field is a length, and LLC follows
+	etherIPv4    = 0x0800
+	etherIPv6    = 0x86dd
+	etherVLAN    = 0x8100 // IEEE 802.1Q
+	etherQinQ    = 0x88a8 // IEEE 802.1ad
+	etherOldQ    = 0x9100 // Q-in-Q before 802.1ad
+	etherMPLS    = 0x8847 // RFC 5332: downstream-assigned
+	etherMPLSUp  = 0x8848 // upstream-assigned
+	etherPPPoE   = 0x8864 // RFC 2516, session stage
+	etherPPP     = 0x880b // in GRE (RFC 2637)
+	etherBridged = 0x6558 // a whole Ethernet frame (RFC 1701)
+	etherERSPAN  = 0x88be // types I and II, in GRE
+	etherERSPAN3 = 0x22eb // type III, in GRE
+	etherNSH     = 0x894f // network service header (RFC 8300)
+	etherNone    = 0xffff // reserved; stands for what leads to no IP packet
+	etherLength  = 1500   // up to here the field is a length, and LLC follows
+	etherLLC     = 0      // such a length
 )
 
 // maxTags bounds the VLAN tags of a frame, and an LLC header counts as one.
@@ -63,7 +70,7 @@ func (d *Decoder) link(l LinkType, b []byte, sink event.Sink) Reason {
 		}
 		return d.network(binary.BigEndian.Uint16(b), b[20:], sink)
 	}
-	return LinkTypeUnknown
+	return d.rareLink(l, b, sink)
 }
 
 // rawIP decodes a packet of the version that its first four bits name.
@@ -94,13 +101,15 @@ func (d *Decoder) network(etherType uint16, b []byte, sink event.Sink) Reason {
 			d.tag(binary.BigEndian.Uint16(b))
 			etherType, b = binary.BigEndian.Uint16(b[2:]), b[4:]
 		case etherMPLS, etherMPLSUp, etherPPPoE:
-			return Tunnel
+			return d.under(etherType, b, sink)
 		default:
-			// RFC 1042: LLC and SNAP headers, organisation 0, then an EtherType.
-			if etherType > etherLength || len(b) < 8 || [6]byte(b) != [6]byte{0xaa, 0xaa, 0x03} {
+			if etherType > etherLength {
 				return NotIP
 			}
-			etherType, b = binary.BigEndian.Uint16(b[6:]), b[8:]
+			var ok bool
+			if etherType, b, ok = llc(b); !ok {
+				return d.short(NotIP)
+			}
 		}
 	}
 	return NotIP

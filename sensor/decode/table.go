@@ -46,12 +46,12 @@ func buckets(entries int) int { return 1 << bits.Len(uint((entries-1)/ways)) }
 // place is h's from now on.
 func (t *starts) slot(h uint64, now event.Time) (b *startBucket, i int, found bool) {
 	b = &t.buckets[h&uint64(len(t.buckets)-1)]
-	i, found = place(&b.tag, &b.at, h, now, repeatWindow, t.evicted)
+	i, found = locate(&b.tag, &b.at, h, now, repeatWindow, t.evicted)
 	return b, i, found
 }
 
-// place finds tag h, or makes room for it: an empty place, else the oldest one.
-func place(tags *[ways]uint64, at *[ways]event.Time, h uint64, now, window event.Time, evicted *uint64) (int, bool) {
+// locate finds tag h, or makes room for it: an empty place, else the oldest one.
+func locate(tags *[ways]uint64, at *[ways]event.Time, h uint64, now, window event.Time, evicted *uint64) (int, bool) {
 	for i := range tags {
 		if tags[i] == h {
 			return i, true
@@ -123,7 +123,7 @@ func newFlows(entries int, evicted *uint64) flows {
 // datagram records a datagram and reports whether it starts a flow.
 func (t *flows) datagram(h uint64, now event.Time) bool {
 	b := &t.buckets[h&uint64(len(t.buckets)-1)]
-	i, found := place(&b.tag, &b.at, h, now, idleWindow, t.evicted)
+	i, found := locate(&b.tag, &b.at, h, now, idleWindow, t.evicted)
 	age := now - b.at[i]
 	if !found || age >= 0 || age < -idleWindow {
 		b.at[i] = now

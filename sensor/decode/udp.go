@@ -16,8 +16,10 @@ func (d *Decoder) udp(b []byte, p packet, sink event.Sink) Reason {
 	if n := int(binary.BigEndian.Uint16(b[4:])); n >= 8 && n < len(b) {
 		payload = b[8:n]
 	} // else cut by the capture length, or the NIC had yet to cut it into datagrams
-	if tunnelled(e.src, e.dst, payload) {
-		return Tunnel
+	if d.tunnels.has(e.dst) || d.tunnels.has(e.src) {
+		if r, ok := d.datagramTunnel(e.src, e.dst, payload, sink); ok {
+			return r
+		}
 	}
 	r := Flow
 	if d.flows.datagram(d.hash(e, !e.ordered()), d.now) {

@@ -288,6 +288,16 @@ func (s *shard) advance(dst []Hit, served int) []Hit {
 	return dst
 }
 
+// Powers is how many powers of ten Stats counts e-values at, from 10 up.
+const Powers = 9
+
+// reach counts the e-value e at each power of ten that it reaches.
+func reach(counts *[Powers]uint64, e float64) {
+	for i, t := 0, 10.0; i < Powers && e >= t; i, t = i+1, t*10 {
+		counts[i]++
+	}
+}
+
 // Stats counts what the correlator did, over all shards.
 type Stats struct {
 	Clients     uint64 // remembered now
@@ -304,6 +314,9 @@ type Stats struct {
 	Gated  uint64            // trials of clients that walk through many destinations, from which no constant was learned
 	Leads  uint64            // given out; in Final too
 	Decoys [Alert + 1]uint64 // what scrambled answers reached, by Level: what chance reaches here
+
+	// Settled trials whose e-value reached 10, 100 and so on, by answers as they are and by scrambled ones.
+	Reached, ReachedByDecoys [Powers]uint64
 
 	Provisional uint64 // hits given out at once
 	Revised     uint64 // of those, how many changed
@@ -353,6 +366,10 @@ func (s *Stats) add(x *Stats) {
 	for i := range s.Final {
 		s.Final[i] += x.Final[i]
 		s.Decoys[i] += x.Decoys[i]
+	}
+	for i := range s.Reached {
+		s.Reached[i] += x.Reached[i]
+		s.ReachedByDecoys[i] += x.ReachedByDecoys[i]
 	}
 	s.EvictedLearners += x.EvictedLearners
 	s.Late += x.Late

@@ -125,7 +125,7 @@ func (s *shard) matchOf(f *share, text string) Match {
 		t := hypothesis.Transform(f.which)
 		m.Hypothesis, m.Name = t.In(f.via)
 		m.Expression = readFrom(f, text) + t.Expression(f.word)
-		if f.boost > 1 {
+		if f.worth > 1 {
 			m.Expression += "; another record of the set is Nymaim's checksum of the rest"
 		}
 	}

@@ -47,7 +47,15 @@ type found struct {
 	times    int      // predictions alike; 0 counts as 1
 	of       float64  // predictions that competed; 0 means as many as answers
 	site     bool     // the constant was confirmed at another client
-	boost    float64  // what a fact that does not depend on the connection adds; 0 counts as 1
+	worth    float64  // factor for what else is known of the prediction; 0 counts as 1
+}
+
+// factor returns f.worth, and 1 where nothing else is known.
+func (f *found) factor() float64 {
+	if f.worth == 0 {
+		return 1
+	}
+	return f.worth
 }
 
 // key names the hypothesis within a client's evidence.

@@ -20,6 +20,7 @@ const (
 	abnormalLag    = event.Time(10 * time.Second) // an abnormal port follows the answer this soon
 	abnormalChance = 1e-4                         // a port that the zone uses more often is not abnormal
 	settledIn      = 30                           // connections that a client's baseline needs
+	blindBelow     = 0.5                          // share of connections that a lookup explains: below, most lookups are not seen here
 	unusualIn      = 30                           // at most one in so many of them on an unusual port: else no port is abnormal
 )
 
@@ -60,9 +61,13 @@ type match struct {
 }
 
 // orphans looks for a burst of destinations that no lookup explains, right after answers
-// none of which is contacted: what transforms that nobody has written down look like.
+// none of which is contacted: what transforms that nobody has written down look like. Of a client
+// whose lookups go elsewhere (encrypted, cached, by a forwarder) it says nothing that no lookup explains a destination.
 func (s *shard) orphans(c *client, l *learner, x *pending) (m match) {
 	if y, ok := word(&x.addr); !ok || !baseline.Public(y) {
+		return m
+	}
+	if c.conns >= settledIn && float64(c.explained) < blindBelow*float64(c.conns) {
 		return m
 	}
 	orphans, newest := 0, (*answer)(nil)

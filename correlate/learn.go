@@ -2,6 +2,7 @@ package correlate
 
 import (
 	"cmp"
+	"math/bits"
 	"slices"
 
 	"portolan/correlate/baseline"
@@ -169,16 +170,26 @@ func (d *side) scans(l *learner, x *pending) bool {
 	return n >= maxPorts
 }
 
-// note enters a settled trial into the client's history and the zone's.
-func (s *shard) note(c *client, l *learner, x *pending, v *verdict) {
+// predictedSample is of how many clients one counts in the zone for a trial that a hypothesis predicts.
+const predictedSample = 16
+
+// note enters a settled trial into the client's history and the zone's; e is the evidence of one that a
+// hypothesis predicts, 0 of any other. The first hosts that are infected must not make ordinary what
+// the next ones do. So an alert stays out of the zone's history, and of other predicted trials a
+// sample goes in: a service whose port a formula gives by chance is never an alert, as its port does not
+// move with its address, and it becomes ordinary once enough clients use it.
+func (s *shard) note(c *client, l *learner, x *pending, v *verdict, e float64) {
 	if v.kind == Port {
 		l.usePort(x.dport)
 	}
 	m := s.cfg.Baseline
-	if m == nil || l.gated {
+	if m == nil {
 		return
 	}
 	who := baseline.ClientHash(c.zone, c.addr)
+	if l.gated || e >= s.cfg.Alert || e > 0 && who%predictedSample != 0 {
+		return
+	}
 	if v.kind == Port {
 		m.Port(c.zone, x.time, x.dport, who)
 	} else if y, ok := word(&x.addr); ok {
@@ -204,20 +215,11 @@ func (s *shard) learnAddress(t *tries, d *side, l *learner, y uint32, v *verdict
 	if len(t.fresh) == 0 || !baseline.Public(y) || v.near.Prefix12 > 0 {
 		return
 	}
-	if v.near.Prefix8 > 0 {
-		defer func() {
-			for i := range t.found {
-				if f := &t.found[i]; f.sort == sortLearned {
-					f.of *= max(1, baseline.Neighbour8/v.q)
-				}
-			}
-		}()
-	}
 	// The newest first; among answers given at once the order is theirs.
 	slices.SortFunc(t.fresh, func(a, b fresh) int { return cmp.Or(cmp.Compare(b.last, a.last), cmp.Compare(a.word, b.word)) })
-	s.learnFamilies(t, d, &l.xor, maxXor, learnXor, y, hypothesis.XorLearned, hypothesis.XorLearned+1)
-	s.learnFamilies(t, d, &l.add, maxAdd, learnAdd, y, hypothesis.AddBig, hypothesis.AddOctets+1)
-	s.learnFamilies(t, d, &l.permute, maxPermute, learnPermute, y, hypothesis.AddOctets+1, hypothesis.NumLearned)
+	s.learnFamilies(t, d, &l.xor, maxXor, learnXor, y, v, hypothesis.XorLearned, hypothesis.XorLearned+1)
+	s.learnFamilies(t, d, &l.add, maxAdd, learnAdd, y, v, hypothesis.AddBig, hypothesis.AddOctets+1)
+	s.learnFamilies(t, d, &l.permute, maxPermute, learnPermute, y, v, hypothesis.AddOctets+1, hypothesis.NumLearned)
 }
 
 // sparse reports whether at least two octets of a constant are 0. Services that come in
@@ -236,12 +238,17 @@ func sparse(key uint32) bool {
 // candidate is a pair that is being tried.
 type candidate struct {
 	pair
-	times int  // constants remembered that it fits
-	known bool // this very pair is remembered
+	times int     // constants remembered that it fits
+	worth float64 // the same, those of neighbours counting less
+	known bool    // this very pair is remembered
 }
 
 // learnFamilies tries the families from first to before last on the newest answers.
-func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y uint32, first, last hypothesis.Learned) {
+//
+// Two destinations in one network, and two answers in another, have a constant in common that is the likelier
+// the smaller the networks are. So an earlier pair counts as much less as the destination is likelier
+// for being a neighbour of its.
+func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y uint32, v *verdict, first, last hypothesis.Learned) {
 	xs := t.fresh[:min(newest, len(t.fresh))]
 	s.candidates = s.candidates[:0]
 	for _, x := range xs {
@@ -257,6 +264,10 @@ func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y 
 	all := s.candidates
 	if len(all) == 0 {
 		return
+	}
+	q := v.q
+	if v.near.Prefix8 > 0 {
+		q = max(q, baseline.Neighbour(8))
 	}
 	s.index256(all)
 	var remembered [hypothesis.NumLearned]int
@@ -274,6 +285,7 @@ func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y 
 				c.known = true // the pair itself, or what it is by symmetry
 			case c.x>>16 != p.x>>16 && c.y != p.y:
 				c.times++
+				c.worth += min(1, q/baseline.Neighbour(bits.LeadingZeros32(c.y^p.y)))
 			}
 		}
 	}
@@ -286,7 +298,7 @@ func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y 
 			})
 			t.found = append(t.found, found{
 				mixture: hypothesis.AddressA, sort: sortLearned, which: uint8(c.family), constant: c.key, word: c.x, operand: mapped(c.x),
-				times: c.times, of: float64(len(xs)) * float64(remembered[c.family]),
+				times: c.times, of: float64(len(xs)) * float64(remembered[c.family]), worth: c.worth / float64(c.times) * v.q / q,
 			})
 		}
 	}

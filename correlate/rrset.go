@@ -95,7 +95,7 @@ func (s *shard) confirm(t *tries) {
 				in = in || g.word == f.word
 			}
 			if in && hypothesis.NymaimChecksum(s.words, f.word) {
-				f.boost = 1 - checksumShare + checksumShare*(1<<32)/float64(len(set))
+				f.worth = 1 - checksumShare + checksumShare*(1<<32)/float64(len(set))
 			}
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -359,7 +360,7 @@ func (c *slowClient) run(cfg Config, hits map[ID]slowHit) {
 		// What was learned from earlier trials, and learning from this one.
 		qLearn := q
 		if near.Prefix8 > 0 {
-			qLearn = max(q, baseline.Neighbour8)
+			qLearn = max(q, baseline.Neighbour(8))
 		}
 		switch {
 		case quiet:
@@ -474,7 +475,7 @@ func slowLearn(answers []uint32, y uint32, q float64, first, before hypothesis.L
 			if x>>16 == y>>16 || sparse(key) || f.Fixed(key) {
 				continue
 			}
-			times, of, known := 0, 0, false
+			worth, of, known := 0.0, 0, false // a neighbour of an earlier destination is that much likelier
 			for _, p := range pairs {
 				if p.family != f {
 					continue
@@ -485,15 +486,15 @@ func slowLearn(answers []uint32, y uint32, q float64, first, before hypothesis.L
 				case p.x == x && p.y == y, p.x == y && p.y == x:
 					known = true
 				case p.x>>16 != x>>16 && p.y != y:
-					times++
+					worth += min(1, q/baseline.Neighbour(bits.LeadingZeros32(p.y^y)))
 				}
 			}
 			if known {
 				continue
 			}
 			fresh = append(fresh, slowPair{x, y, f})
-			if times > 0 {
-				to.add(fmt.Sprintf("%s:%08X", f.ID(), key), float64(times)/(float64(len(answers)*of)*q), f.Weight(),
+			if worth > 0 {
+				to.add(fmt.Sprintf("%s:%08X", f.ID(), key), worth/(float64(len(answers)*of)*q), f.Weight(),
 					found{mixture: hypothesis.AddressA, sort: sortLearned, which: uint8(f), constant: key}, slowKey{kindA, addr4(x)}, len(answers)*of)
 			}
 		}

@@ -127,7 +127,7 @@ func (l *ledger) match(own *hypothesis.Programs, t trial, v *verdict, all []foun
 			of = float64(v.competing(f))
 		}
 		p := l.support.process(f.key())
-		e := p.Match(uint64(l.trials[f.mixture]), max(f.boost, 1)*float64(times)/(of*v.q))
+		e := p.Match(uint64(l.trials[f.mixture]), f.factor()*float64(times)/(of*v.q))
 		p.trials++
 		if !slices.Contains(p.operands, f.operand) && len(p.operands) < maxOperands {
 			p.operands = append(p.operands, f.operand)
@@ -315,7 +315,7 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 		led.miss(print, x.trials)
 		c.trials, c.recent, c.recentNext = led.trials, led.recent, led.recentNext
 		dst = s.lead(dst, c, l, x, &v, used)
-		s.note(c, l, x, &v)
+		s.note(c, l, x, &v, 0)
 		s.decoyTakeUp(n, c, x, v, l)
 		return dst
 	}
@@ -336,7 +336,8 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 		}
 	}
 	if ok {
-		s.note(c, l, x, &v)
+		reach(&s.stats.Reached, w.eValue)
+		s.note(c, l, x, &v, w.eValue)
 		s.decoyTakeUp(n, c, x, v, l)
 	}
 	return dst
@@ -385,6 +386,7 @@ func (s *shard) decoyTakeUp(n uint32, c *client, x *pending, v verdict, real *le
 	}
 	if ok {
 		s.stats.Decoys[s.level(&w)]++
+		reach(&s.stats.ReachedByDecoys, w.eValue)
 	}
 }
 

@@ -4,6 +4,8 @@
 // of the site; it is safe for concurrent use because nothing in it changes.
 package baseline
 
+import "math"
+
 // PriorName is the name of the fixed prior as it stands in hits.
 const PriorName = "fixed-prior"
 
@@ -118,9 +120,9 @@ func Destination(y, own uint32, near *Near) float64 {
 // share is the share of unexplained destinations that each kind of neighbour has.
 const share = .05
 
-// Neighbour8 is the probability of a destination that shares its first octet with an answer,
-// if every such destination is a neighbour.
-const Neighbour8 = share / (1 << 24)
+// Neighbour is the probability of a destination that shares so many leading bits, 0 to 32, with an
+// address that draws neighbours.
+func Neighbour(leading int) float64 { return math.Ldexp(share, leading-32) }
 
 // chance is the probability of a destination as a neighbour of answers. In one with many
 // answers, any of them may be the neighbour, but which services a client stays close to is

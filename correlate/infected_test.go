@@ -95,3 +95,44 @@ func TestBlindClientGivesNoLead(t *testing.T) {
 		})
 	}
 }
+
+// Two services in one network that answer, and two in another that do not, have a constant in common by
+// how networks are laid out. The same keys between addresses far from each other are an alert.
+func TestNeighboursTeachLess(t *testing.T) {
+	const key = 0x5A17C3E9
+	for _, tt := range []struct {
+		name   string
+		x1, x2 uint32
+		want   Level
+	}{
+		{"far from each other", 0x57F32D9C, 0x22F52D99, Alert},
+		{"one /15", 0x57F02D9C, 0x57F12D11, Watch},
+		{"each in the other's network", 0x57F32D9C, 0x57F32D91 ^ key, None},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := freshTable(t)
+			const client = "10.0.0.7"
+			var given []Hit
+			at := event.Time(0)
+			for i, x := range []uint32{tt.x1, tt.x2} {
+				// What was answered first is forgotten: only the pair is remembered.
+				at = at.Add(time.Hour)
+				if i > 0 {
+					for n := range uint32(DefaultConfig().AnswersPerClient) {
+						given = c.ObserveLookup(given, lookupOf(at, client, addr4(0x90000000+n*0x00A1B2C3)))
+					}
+					at = at.Add(2 * time.Hour)
+				}
+				given = c.ObserveLookup(given, lookupOf(at, client, addr4(x)))
+				given = c.ObserveConnection(given, connectionOf(at+1, client, netipAddrPort(x^key, 443)))
+			}
+			level := None
+			for _, h := range finals(c.Flush(given)) {
+				level = max(level, h.Level)
+			}
+			if level != tt.want {
+				t.Errorf("level %v, want %v", level, tt.want)
+			}
+		})
+	}
+}

@@ -246,8 +246,8 @@ type candidate struct {
 // learnFamilies tries the families from first to before last on the newest answers.
 //
 // Two destinations in one network, and two answers in another, have a constant in common that is the likelier
-// the smaller the networks are. So an earlier pair counts as much less as the destination is likelier
-// for being a neighbour of its.
+// the smaller the networks are; so have two answers each in the network of the other's destination. An
+// earlier pair counts as much less as the destination is likelier for being a neighbour of either.
 func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y uint32, v *verdict, first, last hypothesis.Learned) {
 	xs := t.fresh[:min(newest, len(t.fresh))]
 	s.candidates = s.candidates[:0]
@@ -285,7 +285,7 @@ func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y 
 				c.known = true // the pair itself, or what it is by symmetry
 			case c.x>>16 != p.x>>16 && c.y != p.y:
 				c.times++
-				c.worth += min(1, q/baseline.Neighbour(bits.LeadingZeros32(c.y^p.y)))
+				c.worth += min(1, q/baseline.Neighbour(bits.LeadingZeros32(min(c.y^p.y, c.y^p.x))))
 			}
 		}
 	}

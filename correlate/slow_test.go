@@ -475,7 +475,7 @@ func slowLearn(answers []uint32, y uint32, q float64, first, before hypothesis.L
 			if x>>16 == y>>16 || sparse(key) || f.Fixed(key) {
 				continue
 			}
-			worth, of, known := 0.0, 0, false // a neighbour of an earlier destination is that much likelier
+			worth, of, known := 0.0, 0, false // a neighbour of an earlier pair's addresses is that much likelier
 			for _, p := range pairs {
 				if p.family != f {
 					continue
@@ -486,7 +486,7 @@ func slowLearn(answers []uint32, y uint32, q float64, first, before hypothesis.L
 				case p.x == x && p.y == y, p.x == y && p.y == x:
 					known = true
 				case p.x>>16 != x>>16 && p.y != y:
-					worth += min(1, q/baseline.Neighbour(bits.LeadingZeros32(p.y^y)))
+					worth += min(1, q/baseline.Neighbour(max(bits.LeadingZeros32(p.y^y), bits.LeadingZeros32(p.x^y))))
 				}
 			}
 			if known {

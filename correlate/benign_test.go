@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"portolan/correlate"
+	"portolan/correlate/baseline"
+	"portolan/correlate/evidence"
 	"portolan/correlate/traffic"
 	"portolan/sensor/event"
 )
@@ -53,8 +55,27 @@ func (f *feed) Connection(x *event.Connection) {
 	f.take()
 }
 
-// No alert on generated benign traffic of all models: ten million connections with
-// PORTOLAN_SOAK=1, a few hundred thousand without.
+// calibrated checks that answers as they are reached no threshold much more often, nor much more
+// seldom, than scrambled ones did: a factor of three, as far as the counts can tell.
+func calibrated(t *testing.T, st *correlate.Stats) {
+	t.Helper()
+	const factor, confidence = 3, .999
+	threshold := 1
+	for i := range correlate.Powers {
+		threshold *= 10
+		n, m := st.Reached[i], st.ReachedByDecoys[i]
+		low, high := evidence.RatioInterval(n, m, confidence)
+		if n+m > 0 {
+			t.Logf("e-value %d: reached %d times, by decoys %d times; ratio %.2f to %.2f", threshold, n, m, low, high)
+		}
+		if low > factor || high < 1.0/factor {
+			t.Errorf("e-value %d: reached %d times, by decoys %d times; want a ratio from 1/%v to %[4]v", threshold, n, m, factor)
+		}
+	}
+}
+
+// No alert on generated benign traffic of all models, and e-values as the decoys predict: ten
+// million connections with PORTOLAN_SOAK=1, a few hundred thousand without.
 func TestNoAlertOnBenignTraffic(t *testing.T) {
 	cfg := traffic.DefaultConfig()
 	cfg.Seed, cfg.Implants, cfg.Connections, cfg.Duration = 7, 0, 400_000, 24*time.Hour
@@ -68,7 +89,13 @@ func TestNoAlertOnBenignTraffic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := correlate.New(correlate.DefaultConfig())
+	m, err := baseline.NewModel(baseline.DefaultModelConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := correlate.DefaultConfig()
+	settings.Baseline = m
+	c, err := correlate.New(settings)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,6 +118,7 @@ func TestNoAlertOnBenignTraffic(t *testing.T) {
 	trials := st.PortTrials + st.AddressTrials
 	t.Logf("%d connections, %d trials: %d watches, decoys %d watches and %d alerts, %d trials gated",
 		f.connections, trials, watches, st.Decoys[correlate.Watch], st.Decoys[correlate.Alert], st.Gated)
+	calibrated(t, &st)
 	if f.connections < cfg.Connections*9/10 {
 		t.Errorf("only %d connections were generated", f.connections)
 	}
@@ -130,6 +158,7 @@ func TestBoundHoldsForHeavyTailedDriftingPorts(t *testing.T) {
 	bound := float64(st.PortTrials) / cfg.Watch
 	t.Logf("%d trials: %d reached %v, the bound is %.0f; decoys reached it %d times", st.PortTrials, len(f.final), cfg.Watch,
 		bound, st.Decoys[correlate.Watch]+st.Decoys[correlate.Alert])
+	calibrated(t, &st)
 	if float64(len(f.final)) > bound {
 		t.Errorf("%d of %d trials reached %v, the bound is %.0f", len(f.final), st.PortTrials, cfg.Watch, bound)
 	}

@@ -155,6 +155,9 @@ func word(a *[16]byte) (x uint32, ok bool) {
 	return binary.BigEndian.Uint32(a[12:]), ok
 }
 
+// network returns the first two octets of the IPv4 address that a holds.
+func network(a *[16]byte) uint16 { return binary.BigEndian.Uint16(a[12:]) }
+
 // ttl returns how long a record's TTL stretches a window.
 func (s *shard) ttl(seconds uint32) time.Duration {
 	return min(time.Duration(seconds)*time.Second, s.cfg.MaxTTL)
@@ -239,10 +242,10 @@ func (s *shard) judgePort(x *pending, e *explainer) verdict {
 	} else {
 		v.operand[hypothesis.Port6] = 1
 	}
-	s.tryPort(&s.tries, &x.addr, x.dport)
+	s.tryPort(&s.tries, &x.addr, &x.addr, x.dport)
 	decoy := x.addr
 	s.scramble(&decoy)
-	s.tryPort(&s.chance, &decoy, x.dport)
+	s.tryPort(&s.chance, &decoy, &x.addr, x.dport)
 	if len(s.tries.found) > 0 {
 		v.class = predicted
 	}
@@ -257,10 +260,10 @@ type tries struct {
 
 func (t *tries) reset() { t.found, t.fresh = t.found[:0], t.fresh[:0] }
 
-// tryPort tries the formulas on one address.
-func (s *shard) tryPort(t *tries, addr *[16]byte, port uint16) {
+// tryPort tries the formulas on the address of an answer, or on the decoy made of it.
+func (s *shard) tryPort(t *tries, addr, answer *[16]byte, port uint16) {
 	if w, ok := word(addr); ok {
-		t.fresh = append(t.fresh, fresh{word: w})
+		t.fresh = append(t.fresh, fresh{word: w, network: network(answer)})
 		for f := range hypothesis.Predicting(w, port).All() {
 			t.found = append(t.found, found{mixture: hypothesis.Port4, which: uint8(f), via: hypothesis.ViaA, word: w, operand: *addr})
 		}
@@ -404,7 +407,7 @@ func (s *shard) tryAnswer(to *tries, y uint32, k kind, from, answer *[16]byte, l
 			s.tryWord(to, e.Via, binary.BigEndian.Uint32(from[e.Offset:]), answer)
 		}
 	case kindA:
-		to.fresh = append(to.fresh, fresh{word: w, last: last, origin: origin})
+		to.fresh = append(to.fresh, fresh{word: w, last: last, origin: origin, network: network(answer)})
 		s.tryWord(to, hypothesis.ViaA, w, answer)
 		if key, ok := hypothesis.OctetKey(w, y); ok && !hypothesis.OctetKeyKnown(key) {
 			to.found = append(to.found, found{mixture: hypothesis.AddressA, sort: sortOctet, constant: uint32(key), word: w, operand: *answer})

@@ -31,13 +31,15 @@ const (
 // pair is an answer and a destination with the constant that leads from one to the other.
 type pair struct {
 	x, y, key uint32
+	network   uint16 // upper half of the answer as it was given; x may be scrambled
 	family    hypothesis.Learned
 }
 
 // offset is a trial of a port: the answer and the port.
 type offset struct {
-	x    uint32
-	port uint16
+	x       uint32
+	network uint16 // as in pair
+	port    uint16
 }
 
 // cycle is a list that overwrites its oldest element when it may not grow.
@@ -199,10 +201,11 @@ func (s *shard) note(c *client, l *learner, x *pending, v *verdict, e float64) {
 
 // fresh is an A answer that competes.
 type fresh struct {
-	word   uint32
-	last   event.Time
-	origin uint32
-	inSet  bool // used by forSets
+	word    uint32
+	last    event.Time
+	origin  uint32
+	network uint16 // as in pair: which answers are left out is the same for those that are scrambled
+	inSet   bool   // used by forSets
 }
 
 // learnAddress appends to t.found the constants remembered that lead from the fresh
@@ -252,12 +255,12 @@ func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y 
 	xs := t.fresh[:min(newest, len(t.fresh))]
 	s.candidates = s.candidates[:0]
 	for _, x := range xs {
-		if x.word>>16 == y>>16 {
+		if uint32(x.network) == y>>16 {
 			continue // a neighbour of the answer: a constant with zero high bits proves nothing
 		}
 		for f := first; f < last; f++ {
 			if key := f.Key(x.word, y); !sparse(key) && !f.Fixed(key) {
-				s.candidates = append(s.candidates, candidate{pair: pair{x.word, y, key, f}})
+				s.candidates = append(s.candidates, candidate{pair: pair{x.word, y, key, x.network, f}})
 			}
 		}
 	}
@@ -283,7 +286,7 @@ func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y 
 			switch {
 			case c.x == p.x && c.y == p.y, c.x == p.y && c.y == p.x:
 				c.known = true // the pair itself, or what it is by symmetry
-			case c.x>>16 != p.x>>16 && c.y != p.y:
+			case c.network != p.network && c.y != p.y:
 				c.times++
 				c.worth += min(1, q/baseline.Neighbour(bits.LeadingZeros32(min(c.y^p.y, c.y^p.x))))
 			}
@@ -326,12 +329,10 @@ func (s *shard) index256(all []candidate) {
 	}
 }
 
-// learnPort appends to t.found the constants that lead from formulas of the answer x to
-// the port, and remembers the trial (C*).
-func (t *tries) learnPort(d *side, l *learner, x uint32, port uint16) {
-	if !baseline.Public(x) {
-		return // sites number the ports of their own hosts by the last octet
-	}
+// learnPort appends to t.found the constants that lead from formulas of the answer to the port, and
+// remembers the trial (C*).
+func (t *tries) learnPort(d *side, l *learner, answer *fresh, port uint16) {
+	x := answer.word
 	earlier := d.offsets.of(&l.offsets.list)
 	for o := range hypothesis.NumOffsets {
 		key := port - o.Value(x)
@@ -340,7 +341,7 @@ func (t *tries) learnPort(d *side, l *learner, x uint32, port uint16) {
 		}
 		times := 0
 		for _, p := range earlier {
-			if p.port-o.Value(p.x) == key && o.Value(p.x) != o.Value(x) && p.x>>16 != x>>16 {
+			if p.port-o.Value(p.x) == key && o.Value(p.x) != o.Value(x) && p.network != answer.network {
 				times++
 			}
 		}
@@ -351,8 +352,8 @@ func (t *tries) learnPort(d *side, l *learner, x uint32, port uint16) {
 			})
 		}
 	}
-	if !slices.Contains(earlier, offset{x, port}) {
-		put(&d.offsets, &l.offsets, offset{x, port}, maxOffsets, &d.budget)
+	if this := (offset{x, answer.network, port}); !slices.Contains(earlier, this) {
+		put(&d.offsets, &l.offsets, this, maxOffsets, &d.budget)
 	}
 }
 
@@ -435,8 +436,9 @@ func (s *shard) teach(t *tries, d *side, l *learner, x *pending, v *verdict) {
 		if l.gated { // one trial is no evidence for an unknown octet on a host with so many
 			t.found = slices.DeleteFunc(t.found, func(f found) bool { return f.sort == sortOctet })
 		}
-	} else if len(t.fresh) > 0 && !v.quiet {
-		t.learnPort(d, l, t.fresh[0].word, x.dport)
+	} else if w, ok := word(&x.addr); ok && baseline.Public(w) && len(t.fresh) > 0 && !v.quiet {
+		// Of their own hosts sites number the ports by the last octet.
+		t.learnPort(d, l, &t.fresh[0], x.dport)
 	}
 	v.class = tried
 	if len(t.found) > 0 {

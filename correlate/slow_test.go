@@ -379,8 +379,8 @@ func (c *slowClient) run(cfg Config, hits map[ID]slowHit) {
 						found{mixture: hypothesis.Port4, sort: sortOffset, which: uint8(o), constant: uint32(constant)}, operand, len(ports))
 				}
 			}
-			if !slices.Contains(ports, offset{from, port}) {
-				ports = lastOf(append(ports, offset{from, port}), maxOffsets)
+			if !slices.Contains(ports, offset{x: from, port: port}) {
+				ports = lastOf(append(ports, offset{x: from, port: port}), maxOffsets)
 			}
 		case !isAnswer && !walk.gated && baseline.Public(word4(y)) && near.Prefix12 == 0:
 			for i, r := range []struct {

@@ -3,6 +3,8 @@
 package sensor
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"reflect"
@@ -46,30 +48,64 @@ type kernelStats struct{ packets, drops, freezes uint32 }
 
 // openHandles opens the rings on an interface. No frame reaches a ring that the filter
 // would drop, nor two rings, but for those stamped earlier than handle.on.
-func openHandles(cfg *Config, l link) (handles []*handle, err error) {
+func openHandles(cfg *Config, l link) (handles []*handle, p *prefilter, err error) {
 	kind, err := l.linkType()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	filter, err := bpffilter.Assemble(bpffilter.Options{
-		SnapLen:      uint32(cfg.SnapLen),
-		RawIP:        kind == decode.Raw,
-		DropTunnels:  cfg.DropTunnels,
-		DropOutgoing: cfg.IgnoreOutgoing || l.flags&unix.IFF_LOOPBACK != 0,
-	})
+	assemble := bpffilter.Assemble
+	if cfg.Prefilter == PrefilterOff {
+		assemble = bpffilter.PassAll
+	}
+	filter, err := assemble(filterOptions(cfg, l, kind))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
-			for _, h := range handles {
-				h.close()
-			}
+			closeHandles(handles)
 			handles = nil
 		}
 	}()
-	// A member of a fan-out group gets all frames until it joins, and a socket without a
-	// filter those of the whole line: nothing passes until all have joined.
+	byClient := !cfg.HashFanOut
+	if handles, err = openGroup(cfg, l, kind, byClient); errors.Is(err, errFanOut) {
+		byClient = false // an old kernel
+		handles, err = openGroup(cfg, l, kind, byClient)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, h := range handles {
+		if err := h.tp.InitSocketStats(); err != nil {
+			return handles, nil, fmt.Errorf("ring %d: reset counters: %w", i, err)
+		}
+		h.on = event.TimeOf(time.Now())
+		if err := h.tp.SetBPF(filter); err != nil {
+			return handles, nil, fmt.Errorf("ring %d: attach filter: %w", i, err)
+		}
+	}
+	if p, err = engage(cfg, l, kind, handles); err != nil {
+		return handles, nil, err
+	}
+	switch {
+	case cfg.Rings == 1:
+	case byClient:
+		p.inForce.FanOut = "client"
+	default:
+		p.inForce.FanOut = "flow"
+	}
+	return handles, p, nil
+}
+
+// openGroup opens all rings with a filter that drops everything: a member of a fan-out
+// group gets all frames until it joins, and a socket without a filter those of the whole line.
+func openGroup(cfg *Config, l link, kind decode.LinkType, byClient bool) (handles []*handle, err error) {
+	defer func() {
+		if err != nil {
+			closeHandles(handles)
+			handles = nil
+		}
+	}()
 	for i := range cfg.Rings {
 		h, err := openHandle(cfg, l)
 		if err != nil {
@@ -78,21 +114,24 @@ func openHandles(cfg *Config, l link) (handles []*handle, err error) {
 		h.link, h.point = kind, cfg.Point
 		handles = append(handles, h)
 	}
-	if cfg.Rings > 1 {
-		if err := joinFanout(handles); err != nil {
-			return handles, err
-		}
+	if cfg.Rings == 1 {
+		return handles, nil
 	}
-	for i, h := range handles {
-		if err := h.tp.InitSocketStats(); err != nil {
-			return handles, fmt.Errorf("ring %d: reset counters: %w", i, err)
-		}
-		h.on = event.TimeOf(time.Now())
-		if err := h.tp.SetBPF(filter); err != nil {
-			return handles, fmt.Errorf("ring %d: attach filter: %w", i, err)
-		}
+	if !byClient {
+		// Fragments hash by addresses alone, the first like the others: they meet in one ring
+		// without the kernel's defragmentation, which would hide their times.
+		return handles, joinFanout(handles, afpacket.FanoutHash)
 	}
-	return handles, nil
+	if err := joinFanout(handles, afpacket.FanoutCBPF); err != nil {
+		return handles, fmt.Errorf("%w: %w", errFanOut, err)
+	}
+	return handles, steer(handles[0], kind == decode.Raw)
+}
+
+func closeHandles(handles []*handle) {
+	for _, h := range handles {
+		h.close()
+	}
 }
 
 func openHandle(cfg *Config, l link) (*handle, error) {
@@ -151,13 +190,13 @@ func internals(tp *afpacket.TPacket) (fd int, ring []byte, err error) {
 	return fd, r.Bytes(), nil
 }
 
-// joinFanout shares the frames out among the rings by a hash of addresses and ports that
-// is the same for both directions of a flow. Fragments hash by addresses alone, the first
-// like the others: they meet in one ring without the kernel's defragmentation, which would
-// hide their times.
-func joinFanout(handles []*handle) error {
-	const hash = afpacket.FanoutHash
-	if err := handles[0].tp.SetFanout(hash|unix.PACKET_FANOUT_FLAG_UNIQUEID, 0); err != nil {
+// errFanOut: the kernel does not share frames out by a program.
+var errFanOut = errors.New("fan-out by program")
+
+// joinFanout shares the frames out among the rings, in a way that is the same for both
+// directions of a flow.
+func joinFanout(handles []*handle, how afpacket.FanoutType) error {
+	if err := handles[0].tp.SetFanout(how|unix.PACKET_FANOUT_FLAG_UNIQUEID, 0); err != nil {
 		return fmt.Errorf("ring 0: make fan-out group: %w", err)
 	}
 	id, err := unix.GetsockoptInt(handles[0].fd, unix.SOL_PACKET, unix.PACKET_FANOUT)
@@ -165,9 +204,30 @@ func joinFanout(handles []*handle) error {
 		return fmt.Errorf("ring 0: read fan-out group: %w", err)
 	}
 	for i, h := range handles[1:] {
-		if err := h.tp.SetFanout(hash, uint16(id)); err != nil {
+		if err := h.tp.SetFanout(how, uint16(id)); err != nil {
 			return fmt.Errorf("ring %d: join fan-out group: %w", i+1, err)
 		}
+	}
+	return nil
+}
+
+// steer gives the group of h its program. Until it has one, all goes to its first ring.
+func steer(h *handle, rawIP bool) error {
+	var seed [4]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return err
+	}
+	program, err := bpffilter.FanOut(bpffilter.FanOutOptions{RawIP: rawIP, Seed: binary.NativeEndian.Uint32(seed[:])})
+	if err != nil {
+		return err
+	}
+	code := make([]unix.SockFilter, len(program))
+	for i, ins := range program {
+		code[i] = unix.SockFilter{Code: ins.Op, Jt: ins.Jt, Jf: ins.Jf, K: ins.K}
+	}
+	err = unix.SetsockoptSockFprog(h.fd, unix.SOL_PACKET, unix.PACKET_FANOUT_DATA, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
+	if err != nil {
+		return fmt.Errorf("%w: %w", errFanOut, err)
 	}
 	return nil
 }

@@ -22,11 +22,7 @@ type link struct {
 
 // findLink returns the interface of that name, or ErrNoInterface with those there are.
 func findLink(name string) (link, error) {
-	rib, err := syscall.NetlinkRIB(unix.RTM_GETLINK, unix.AF_UNSPEC)
-	if err != nil {
-		return link{}, fmt.Errorf("list interfaces: %w", err)
-	}
-	messages, err := syscall.ParseNetlinkMessage(rib)
+	messages, err := rtnetlink(unix.RTM_GETLINK)
 	if err != nil {
 		return link{}, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -61,6 +57,15 @@ func findLink(name string) (link, error) {
 		names = append(names, found)
 	}
 	return link{}, fmt.Errorf("%w; there are %s", ErrNoInterface, strings.Join(names, ", "))
+}
+
+// rtnetlink returns the answer to a dump of all families.
+func rtnetlink(request int) ([]syscall.NetlinkMessage, error) {
+	rib, err := syscall.NetlinkRIB(request, unix.AF_UNSPEC)
+	if err != nil {
+		return nil, err
+	}
+	return syscall.ParseNetlinkMessage(rib)
 }
 
 // interfaceCounts reads a struct rtnl_link_stats64 in linux/if_link.h.

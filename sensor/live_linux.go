@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"portolan/bpffilter"
 	"portolan/sensor/decode"
 	"portolan/sensor/event"
 )
@@ -29,13 +30,17 @@ type Sensor struct {
 	log   *slog.Logger
 	rings []*ring
 
-	linkUp bool // when Run, which alone uses it, looked last
+	linkUp    bool       // when Run, which alone uses it, looked last
+	prefilter *prefilter // of the sockets that are open; nil when none are
 
 	mu     sync.Mutex
-	nic    Interface     // counted since Open
-	last   Interface     // as the interface itself counts
-	cancel func()        // ends Run; nil before it began
-	done   chan struct{} // closed when Run has ended; nil before it began
+	force  InForce
+	passed bpffilter.Counts // by prefilters that are no more
+	now    bpffilter.Counts // by the one in force
+	nic    Interface        // counted since Open
+	last   Interface        // as the interface itself counts
+	cancel func()           // ends Run; nil before it began
+	done   chan struct{}    // closed when Run has ended; nil before it began
 	closed bool
 }
 
@@ -75,8 +80,9 @@ func (s *Sensor) open() error {
 		err = ErrDown
 	}
 	var handles []*handle
+	var p *prefilter
 	if err == nil {
-		handles, err = openHandles(&s.cfg, l)
+		handles, p, err = openHandles(&s.cfg, l)
 	}
 	if err != nil {
 		return fmt.Errorf("open %s: %w", s.cfg.Device, err)
@@ -84,6 +90,10 @@ func (s *Sensor) open() error {
 	for i, h := range handles {
 		s.rings[i].handle = h
 	}
+	s.prefilter = p
+	s.mu.Lock()
+	s.force = p.inForce
+	s.mu.Unlock()
 	s.linkUp = l.flags&unix.IFF_LOWER_UP != 0
 	s.countInterface(l.counts)
 	return nil
@@ -139,6 +149,7 @@ func (s *Sensor) read(ctx context.Context) error {
 	tick := time.NewTicker(statsInterval)
 	defer tick.Stop()
 	var first error
+	defer s.disengage()
 	for running := len(s.rings); running > 0; {
 		select {
 		case err := <-results:
@@ -156,8 +167,23 @@ func (s *Sensor) read(ctx context.Context) error {
 	return first
 }
 
-// look takes the interface's counts and tells when its link changes.
+// disengage takes the prefilter out of the kernel.
+func (s *Sensor) disengage() {
+	n := s.prefilter.counts()
+	s.prefilter.close()
+	s.prefilter = nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.passed.Add(&n)
+	s.now = bpffilter.Counts{}
+}
+
+// look takes the prefilter's and the interface's counts and tells when its link changes.
 func (s *Sensor) look() {
+	n := s.prefilter.counts()
+	s.mu.Lock()
+	s.now = n
+	s.mu.Unlock()
 	l, err := findLink(s.cfg.Device)
 	if err != nil {
 		return
@@ -217,7 +243,16 @@ func (s *Sensor) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sum.Interface = s.nic
+	sum.Prefilter = s.passed
+	sum.Prefilter.Add(&s.now)
 	return sum
+}
+
+// InForce returns what filters and shares out frames since the interface was opened last.
+func (s *Sensor) InForce() InForce {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.force
 }
 
 // Close ends Run, waits for it, and closes the rings.
@@ -236,6 +271,7 @@ func (s *Sensor) Close() error {
 		for _, r := range s.rings {
 			r.handle.close() // no goroutine ever owned it
 		}
+		s.disengage()
 	}
 	return nil
 }

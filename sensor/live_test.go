@@ -570,7 +570,7 @@ func TestLiveFanout(t *testing.T) {
 	const flows = 2000
 	w := newWire(t)
 	cfg := w.config()
-	cfg.Rings = 4
+	cfg.Rings, cfg.HashFanOut = 4, true
 	s := w.open(cfg)
 	rec := w.start(s)
 	for i := range uint16(flows) {
@@ -687,7 +687,7 @@ func TestLiveLoopback(t *testing.T) {
 	w := newWire(t)
 	w.set("lo", true)
 	cfg := w.config()
-	cfg.Device = "lo"
+	cfg.Device, cfg.Prefilter = "lo", PrefilterSocket
 	s := w.open(cfg)
 	rec := w.start(s)
 	to, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})

@@ -24,6 +24,8 @@ var (
 	ErrDown = errors.New("the interface is down")
 	// ErrLinkType: the interface carries neither Ethernet frames nor bare IP packets.
 	ErrLinkType = errors.New("neither Ethernet nor raw IP")
+	// ErrNotMirrorPort: the interface was not declared to be a mirror port, or cannot be one.
+	ErrNotMirrorPort = errors.New("not a mirror port")
 	// ErrUnsupported: this build cannot capture.
 	ErrUnsupported = errors.New("live capture needs Linux and a build with cgo")
 )
@@ -34,8 +36,12 @@ type Config struct {
 	Point  uint16 // observation point of its frames
 
 	// Rings is the number of packet rings, each with a goroutine and a decoder of its own.
-	// The kernel steers both directions of a flow, and all fragments of a datagram, to one ring.
+	// The kernel steers all that concerns one client, both directions of its flows, and all
+	// fragments of a datagram, to one ring.
 	Rings int
+	// HashFanOut has the kernel steer by its own hash of addresses and ports instead, which
+	// separates a client's connections from its answers.
+	HashFanOut bool
 	// CPUs pins the rings' goroutines: ring i runs on CPUs[i mod len(CPUs)] and nowhere else.
 	// Numbers are the kernel's; those of one memory node, the adapter's, serve best. Empty pins nothing.
 	CPUs []int
@@ -59,6 +65,15 @@ type Config struct {
 	// off by default. On a loopback interface, where every frame goes out and comes in,
 	// it is always on.
 	IgnoreOutgoing bool
+	// Prefilter is what keeps frames away that mean nothing to the decoder.
+	Prefilter Prefilter
+	// PrefilterFlows is how many UDP flows it remembers, about 150 bytes of the kernel's memory each.
+	PrefilterFlows int
+	// MirrorPort declares that the interface carries copies of frames and nothing that this
+	// host needs: XDP may drop them. Tags that the adapter took off would escape XDP; it is told to leave
+	// them in while the sensor is open. (A virtual pair hands them over apart from the frame
+	// if its other end does; there, the same flow in two VLANs at a time counts once.)
+	MirrorPort bool
 	// DropTunnels has the kernel drop tunnelled packets, except those in UDP.
 	DropTunnels bool
 
@@ -76,7 +91,11 @@ func DefaultConfig() Config {
 		BlockTimeout: time.Millisecond,
 		SnapLen:      65535,
 		Promiscuous:  true,
-		Decode:       decode.DefaultConfig(),
+		Prefilter:    PrefilterAuto,
+
+		PrefilterFlows: 1 << 18,
+
+		Decode: decode.DefaultConfig(),
 	}
 }
 
@@ -107,6 +126,10 @@ func (c Config) Validate() error {
 		return fmt.Errorf("sensor: BlockTimeout is %v, want whole milliseconds from 1ms to %dms", c.BlockTimeout, maxBlockMillis)
 	case c.SnapLen < 1 || c.SnapLen > bpffilter.MaxSnapLen:
 		return fmt.Errorf("sensor: SnapLen is %d bytes, want 1 to %d", c.SnapLen, bpffilter.MaxSnapLen)
+	case !slices.Contains(Prefilters(), c.Prefilter):
+		return fmt.Errorf("sensor: Prefilter is %q, want one of %q", c.Prefilter, Prefilters())
+	case c.PrefilterFlows < 1 || c.PrefilterFlows > bpffilter.MaxFlows:
+		return fmt.Errorf("sensor: PrefilterFlows is %d, want 1 to %d", c.PrefilterFlows, bpffilter.MaxFlows)
 	}
 	return c.Decode.Validate()
 }

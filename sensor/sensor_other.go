@@ -26,5 +26,8 @@ func (s *Sensor) Run(context.Context, func(ring int) event.BatchSink) error { re
 // Stats returns no counts.
 func (s *Sensor) Stats() Stats { return Stats{} }
 
+// InForce returns nothing.
+func (s *Sensor) InForce() InForce { return InForce{} }
+
 // Close does nothing.
 func (s *Sensor) Close() error { return nil }

@@ -28,12 +28,31 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.BlockTimeout = 1500 * time.Microsecond }, "BlockTimeout is 1.5ms"},
 		{func(c *Config) { c.BlockTimeout = 0 }, "BlockTimeout is 0s"},
 		{func(c *Config) { c.SnapLen = 0 }, "SnapLen is 0"},
+		{func(c *Config) { c.Prefilter = "dpdk" }, `Prefilter is "dpdk"`},
+		{func(c *Config) { c.PrefilterFlows = 0 }, "PrefilterFlows is 0"},
 		{func(c *Config) { c.Decode.Flows = 1 }, "Flows is 1"},
 	} {
 		c := good
 		tt.change(&c)
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), tt.tells) {
 			t.Errorf("error %v, want it to tell %q", err, tt.tells)
+		}
+	}
+}
+
+func TestInForce(t *testing.T) {
+	for _, tt := range []struct {
+		f    InForce
+		want string
+	}{
+		{InForce{Prefilter: PrefilterOff}, "no kernel filter"},
+		{InForce{Prefilter: PrefilterSocket, Why: "no xdp: not a mirror port", FanOut: "flow"}, "socket filter (no xdp: not a mirror port), fan-out by flow"},
+		{InForce{Prefilter: PrefilterEBPF, FanOut: "client"}, "eBPF socket filter, fan-out by client"},
+		{InForce{Prefilter: PrefilterXDP, Native: true}, "XDP filter in the driver"},
+		{InForce{Prefilter: PrefilterXDP}, "XDP filter in front of the stack"},
+	} {
+		if got := tt.f.String(); got != tt.want {
+			t.Errorf("%+v is %q, want %q", tt.f, got, tt.want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"time"
 
+	"portolan/bpffilter"
 	"portolan/sensor/decode"
 	"portolan/sensor/event"
 )
@@ -26,6 +27,9 @@ type Stats struct {
 
 	Rings     []RingStats // live only, one for each ring
 	Interface Interface   // live only
+	// Prefilter is what an eBPF prefilter saw, by class: with XDP all frames of the interface
+	// but those that this host sends. Live only; zero without one.
+	Prefilter bpffilter.Counts
 
 	// Incomplete says why a capture file ended early, and where; "" when it was whole.
 	Incomplete string

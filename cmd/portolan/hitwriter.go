@@ -73,6 +73,7 @@ func openBus(ctx context.Context, cfg *config.Config, log *slog.Logger, spooled 
 	c.CA, c.Cert, c.Key = cfg.NATS.CA, cfg.NATS.Cert, cfg.NATS.Key
 	c.StateDir = cfg.StateDir
 	c.Observations = cfg.Observations.Publish
+	c.Patient = spooled && c.URL != ""
 	if c.URL == "" {
 		c.Listen, c.ListenPassword = cfg.NATS.Listen, cfg.NATS.ListenPassword
 	}

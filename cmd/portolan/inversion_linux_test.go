@@ -5,6 +5,8 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -206,6 +208,13 @@ func newPair(t *testing.T) (socket int) {
 		ns.Close()
 		was.Close()
 	})
+	// Neighbour discovery would send frames of its own.
+	for _, conf := range []string{"all", "default"} {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+conf+"/disable_ipv6", []byte("1"), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
 	v := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "mirror"}
 	v.Name = "near"
 	if err := netlink.LinkAdd(v); err != nil {

@@ -19,6 +19,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	natstest.Main()
 	testscript.Main(m, map[string]func(){
 		"portolan": func() { os.Exit(mainStatus()) },
 	})

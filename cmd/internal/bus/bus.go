@@ -33,6 +33,9 @@ type Config struct {
 	Key    string // PEM file: its private key
 	Domain string // JetStream domain that has the streams, for a leaf node without them; empty for the server's own
 	Reader bool   // only subscribes: streams are neither made nor checked
+	// Patient makes Open succeed although the server that URL names cannot be reached, does not let
+	// us in, or has no stream for us: it is tried for ever, and hits wait in the spool.
+	Patient bool
 
 	// The embedded server is reached in-process only, unless Listen gives it an address such as
 	// 127.0.0.1:4222. Who comes that way may read hits; user "portolan" with ListenPassword may
@@ -93,6 +96,9 @@ func (c Config) Validate() error {
 	if c.StateDir == "" && c.spools() {
 		return errors.New("state directory: the spool needs one")
 	}
+	if c.Patient && !c.spools() {
+		return errors.New("patient: hits would wait in the spool, and there is none")
+	}
 	if c.Listen != "" {
 		return fmt.Errorf("listen %q: that is for the embedded server, and a URL names another", c.Listen)
 	}
@@ -125,6 +131,8 @@ type Bus struct {
 	dial   *dialer
 
 	connected atomic.Bool // asking the connection could mean to wait for its socket
+	unchecked atomic.Bool // the streams were not looked at yet
+	refusal   string      // why the first connection was not made, as it was logged
 
 	attached atomic.Pointer[publisher] // pub, for the client library's goroutines, which start before it is there
 
@@ -133,9 +141,8 @@ type Bus struct {
 }
 
 // Open connects to the server that cfg names, or starts the embedded one, and makes or
-// checks the streams unless cfg.Reader. The first connection has to succeed, unless an
-// earlier process left a spool: then this configuration has worked, and when the server cannot be
-// reached hits wait for it. Later connections are tried for ever. Errors hold no secret.
+// checks the streams unless cfg.Reader. The first connection has to succeed unless cfg.Patient;
+// later ones are tried for ever. Errors hold no secret.
 func Open(ctx context.Context, cfg Config) (*Bus, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("bus: %w", err)
@@ -176,6 +183,9 @@ func (b *Bus) open(ctx context.Context) (err error) {
 		return err
 	}
 	b.pub = pub
+	if b.refusal != "" {
+		pub.news(b.refusal) // it was said
+	}
 	b.attached.Store(pub)
 	if b.js, err = b.newJetStream(
 		jetstream.WithDefaultTimeout(b.cfg.Timeout),
@@ -186,8 +196,9 @@ func (b *Bus) open(ctx context.Context) (err error) {
 	); err != nil {
 		return fmt.Errorf("nats %s: %w", b.at, err)
 	}
-	if !b.cfg.Reader && b.connected.Load() {
-		if err := b.ensureStreams(ctx); err != nil {
+	b.unchecked.Store(!b.cfg.Reader)
+	if b.unchecked.Load() && b.connected.Load() {
+		if err := b.checkStreams(ctx); err != nil {
 			return err
 		}
 	}

@@ -65,8 +65,9 @@ func (b *Bus) connect(ctx context.Context) error {
 		options = append(options, nats.SetCustomDialer(b.dial))
 	}
 	conn, err := nats.Connect(where, options...)
-	if errors.Is(err, nats.ErrNoServers) && b.dial.lastError() != nil && b.hasSpool() {
-		b.log.Warn("nats server cannot be reached yet: hits wait in the spool", "error", b.connectError(err))
+	if err != nil && b.cfg.Patient && b.server == nil {
+		b.refusal = b.connectError(err).Error()
+		b.log.Warn("nats cannot be reached yet: hits wait in the spool", "error", b.refusal)
 		conn, err = nats.Connect(where, append(options, nats.RetryOnFailedConnect(true))...)
 	}
 	if err != nil {
@@ -75,15 +76,6 @@ func (b *Bus) connect(ctx context.Context) error {
 	b.conn = conn
 	b.connected.Store(conn.IsConnected())
 	return nil
-}
-
-// hasSpool reports whether an earlier process published from the state directory.
-func (b *Bus) hasSpool() bool {
-	if !b.cfg.spools() {
-		return false
-	}
-	info, err := os.Stat(b.cfg.spoolPath())
-	return err == nil && info.Size() > 0
 }
 
 // reconnected is called by the client library.

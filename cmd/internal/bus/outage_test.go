@@ -368,28 +368,69 @@ func TestSensorKilled(t *testing.T) {
 	t.Logf("%d hits accepted in %d lives, %d stored: those that were accepted but not yet said so count too", total, lives, sequence)
 }
 
-// A sensor whose server is away starts all the same when it has published before.
+// A patient sensor starts although its server is away, keeps what it has from before, and makes
+// the streams when the server is there.
 func TestStartWithoutServer(t *testing.T) {
 	t.Parallel()
-	srv := natstest.Start(t, "hub", "")
+	srv := natstest.New(t, "hub", "")
 	c := sensorConfig(t, srv.URL)
+	c.Patient = true
+	var log syncBuffer
+	c.Log = slog.New(slog.NewTextHandler(&log, nil))
 	b := open(t, c)
-	publishNumbers(t, b, 1, 10, 0)
-	drained(t, b)
-	srv.Kill()
-	publishNumbers(t, b, 11, 20, 0)
+	publishNumbers(t, b, 1, 20, 0)
+	await(t, "accepted", func() bool { return b.PublishStats().Accepted == 20 })
 	if err := b.Close(); err != nil {
 		t.Errorf("Close although all is in the spool: %v", err)
+	}
+	if n := strings.Count(log.String(), "connection refused"); n != 1 {
+		t.Errorf("said %d times that the server is away, want once:\n%s", n, log.String())
 	}
 	b = open(t, c)
 	publishNumbers(t, b, 21, 30, 0)
 	await(t, "ten more accepted", func() bool { return b.PublishStats().Accepted == 10 })
-	if s := b.PublishStats(); s.Recovered != 10 || s.Pending != 20 || s.Sequence != 30 {
-		t.Errorf("stats %+v, want 10 recovered, 20 pending, sequence 30", s)
+	if s := b.PublishStats(); s.Recovered != 20 || s.Pending != 30 || s.Sequence != 30 {
+		t.Errorf("stats %+v, want 20 recovered, 30 pending, sequence 30", s)
 	}
 	srv.Start()
 	drained(t, b)
 	wantNumbers(t, srv.URL, 1, 30)
+}
+
+// A patient sensor waits for its credentials, and for streams that it may not make.
+func TestStartWithoutPermission(t *testing.T) {
+	t.Parallel()
+	conf := func(password string) string {
+		return `accounts { A { jetstream: enabled, users: [
+			{ user: admin, password: a }
+			{ user: sensor, password: ` + password + `, permissions: { publish: { deny: ["$JS.API.STREAM.CREATE.>"] } } }
+		] } }
+		jetstream: { store_dir: "` + t.TempDir() + `" }`
+	}
+	srv := natstest.Start(t, "hub", conf("other"))
+	url := func(user string) string { return strings.Replace(srv.URL, "://", "://"+user+"@", 1) }
+	c := sensorConfig(t, url("sensor:s"))
+	var log syncBuffer
+	c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	wantOpenError(t, c, "wrong or missing credentials")
+	c.Patient = true
+	b := open(t, c)
+	publishNumbers(t, b, 1, 10, 0)
+	await(t, "accepted", func() bool { return b.PublishStats().Accepted == 10 })
+	srv.Kill()
+	srv.Configure("hub", conf("s"))
+	srv.Start()
+	await(t, "said that there is no stream", func() bool {
+		return strings.Contains(log.String(), "stream PORTOLAN_HITS: missing, and cannot be made: permission denied")
+	})
+	if n := strings.Count(log.String(), "wrong or missing credentials"); n != 1 {
+		t.Errorf("said %d times that the credentials are wrong, want once:\n%s", n, log.String())
+	}
+	admin := sensorConfig(t, url("admin:a"))
+	admin.Name = "admin"
+	open(t, admin) // makes the streams
+	drained(t, b)
+	wantNumbers(t, url("admin:a"), 1, 10)
 }
 
 // expired returns a certificate of the same authority that has run out.

@@ -168,7 +168,7 @@ func (p *publisher) run(ctx context.Context) {
 		case m := <-p.beat:
 			_ = p.b.conn.PublishMsg(m) // lost when there is no connection, as it says
 		case now := <-second.C:
-			p.tick(now)
+			p.tick(ctx, now)
 		default:
 		}
 		wait := p.gate(time.Now())
@@ -193,17 +193,23 @@ func (p *publisher) run(ctx context.Context) {
 		case m := <-p.beat:
 			_ = p.b.conn.PublishMsg(m)
 		case now := <-second.C:
-			p.tick(now)
+			p.tick(ctx, now)
 		}
 		timer.Stop()
 	}
 }
 
 // tick is called each second, about.
-func (p *publisher) tick(now time.Time) {
+func (p *publisher) tick(ctx context.Context, now time.Time) {
 	p.summarize(now)
-	if !p.b.connected.Load() {
+	switch {
+	case !p.b.connected.Load():
 		p.b.unconnected()
+	case p.b.unchecked.Load() && now.Sub(p.mended) > mendStreamsEvery:
+		p.mended = now
+		if err := p.b.checkStreams(ctx); err != nil {
+			p.b.log.Error("nats stream is not for hits: they may be lost there", "error", err)
+		}
 	}
 }
 
@@ -375,6 +381,7 @@ const (
 	codeStoreFailed = 10077 // a limit of the stream, which discards new messages
 	codeResources   = 10023 // insufficient resources
 	codeSealed      = 10109
+	codeNoLeader    = 10008 // JetStream system temporarily unavailable
 )
 
 // diagnose says what to make of an error of publishing.

@@ -59,6 +59,28 @@ func Streams(observations bool) []jetstream.StreamConfig {
 	return list
 }
 
+// checkStreams is ensureStreams for a bus that may be patient: then only a stream that is there and
+// could not hold hits is an error, and what may be mended meanwhile is said once.
+func (b *Bus) checkStreams(ctx context.Context) error {
+	err := b.ensureStreams(ctx)
+	if err != nil && b.cfg.Patient && !errors.As(err, new(*misfitError)) {
+		if b.pub.news(err.Error()) {
+			b.log.Warn("nats has no stream for hits: they wait in the spool", "error", err)
+		}
+		return nil
+	}
+	b.unchecked.Store(false)
+	return err
+}
+
+// misfitError says why a stream that is there cannot be used.
+type misfitError struct{ why string }
+
+// Error returns the reason.
+func (e *misfitError) Error() string { return e.why }
+
+func misfit(format string, args ...any) error { return &misfitError{fmt.Sprintf(format, args...)} }
+
 // ensureStreams makes the streams that are missing and checks those that exist. It changes
 // none: whoever set one up differently may have had a reason, and hits lie in it.
 func (b *Bus) ensureStreams(ctx context.Context) error {
@@ -141,7 +163,7 @@ func (b *Bus) createStream(ctx context.Context, want jetstream.StreamConfig) err
 		_, err = checkStream(&have.Config, &want)
 		return err
 	case errors.As(err, &api) && api.ErrorCode == subjectOverlap:
-		return fmt.Errorf("missing, and another stream already takes some of its subjects (%s)",
+		return misfit("missing, and another stream already takes some of its subjects (%s)",
 			strings.Join(want.Subjects, ", "))
 	case err != nil:
 		return fmt.Errorf("missing, and cannot be made: %w", jetStreamError(err))
@@ -159,19 +181,19 @@ const subjectOverlap = 10065
 func checkStream(have, want *jetstream.StreamConfig) (warnings []string, err error) {
 	for _, s := range want.Subjects {
 		if !slices.ContainsFunc(have.Subjects, func(h string) bool { return covers(h, s) }) {
-			return nil, fmt.Errorf("does not take %s but %s", s, strings.Join(have.Subjects, ", "))
+			return nil, misfit("does not take %s but %s", s, strings.Join(have.Subjects, ", "))
 		}
 	}
 	switch {
 	case have.Retention != jetstream.LimitsPolicy:
-		return nil, fmt.Errorf("retention is %s, which forgets what one subscriber has read; it has to be %s",
+		return nil, misfit("retention is %s, which forgets what one subscriber has read; it has to be %s",
 			have.Retention, jetstream.LimitsPolicy)
 	case have.Sealed:
-		return nil, errors.New("is sealed and takes no messages")
+		return nil, misfit("is sealed and takes no messages")
 	case have.NoAck:
-		return nil, errors.New("acknowledges nothing (no_ack)")
+		return nil, misfit("acknowledges nothing (no_ack)")
 	case have.MaxMsgSize > 0 && have.MaxMsgSize < want.MaxMsgSize:
-		return nil, fmt.Errorf("takes messages of %d bytes at most, and a hit with its headers may have %d",
+		return nil, misfit("takes messages of %d bytes at most, and a hit with its headers may have %d",
 			have.MaxMsgSize, want.MaxMsgSize)
 	}
 	if have.Storage != jetstream.FileStorage {

@@ -158,6 +158,9 @@ func (s *subscription) take(data []byte, meta Meta) {
 // lasts; after that, or when the server lost it, another one starts behind the last message.
 func (s *subscription) stream(ctx context.Context) error {
 	cfg, err := s.start(ctx)
+	for busy(err) && s.rest(ctx, err) {
+		cfg, err = s.start(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -166,16 +169,30 @@ func (s *subscription) stream(ctx context.Context) error {
 		if last > 0 {
 			cfg.DeliverPolicy, cfg.OptStartSeq, cfg.OptStartTime = jetstream.DeliverByStartSequencePolicy, last+1, nil
 		}
-		if ctx.Err() != nil || s.b.conn.IsClosed() || !s.began || errors.As(err, new(*DeniedError)) {
+		if s.b.conn.IsClosed() || !s.began && !busy(err) || errors.As(err, new(*DeniedError)) {
 			return err
 		}
-		s.b.log.Info("nats subscription begins again", "server", s.b.at, "after", last, "error", err)
-		select {
-		case <-ctx.Done():
+		if !s.rest(ctx, err) {
 			return ctx.Err()
-		case <-time.After(resumePause):
 		}
 	}
+}
+
+// rest waits before another attempt, and reports whether ctx lasts.
+func (s *subscription) rest(ctx context.Context, err error) bool {
+	s.b.log.Info("nats subscription begins again", "server", s.b.at, "error", err)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(resumePause):
+		return true
+	}
+}
+
+// busy reports whether err says that a cluster has no leader right now, which passes.
+func busy(err error) bool {
+	api := (*jetstream.APIError)(nil)
+	return errors.As(err, &api) && api.ErrorCode == codeNoLeader
 }
 
 // start returns where to begin. From now on is written as a sequence, which also holds when

@@ -53,7 +53,8 @@ type Gap struct {
 // Follow reads hits and coverage records from their beginning, or from where an earlier call with
 // the same name stopped, until ctx ends. It calls handle once for each revision that is above
 // those seen before. A message is acknowledged after that, so that it comes again when this
-// process dies in between: hence the ledger, which a real program would keep on disk.
+// process dies in between: hence the ledger, which a real program would keep on disk. What was on
+// its way when an earlier call ended comes again 30 s after it was sent, behind what came meanwhile.
 func Follow(ctx context.Context, nc *nats.Conn, name string, l *Ledger, handle func(*Hit) error) error {
 	js, err := jetstream.New(nc)
 	if err != nil {

@@ -121,6 +121,9 @@ func TestBaselineKeepsOrder(t *testing.T) {
 				lateness = int64(cfg.Hold / 2)
 			}
 			got := arriving(t, cfg, rand.New(rand.NewPCG(seed, uint64(i))), lateness, lookups, connections)
+			if late := cfg.Baseline.Stats().Late; late > 0 {
+				t.Errorf("seed %d: %d shards: %d trials were settled after their epoch was counted", seed, shards, late)
+			}
 			if i == 0 {
 				want = got
 				hits += len(got)

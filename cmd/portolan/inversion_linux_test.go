@@ -33,7 +33,7 @@ func TestLiveInversion(t *testing.T) {
 	const pairs = 1500
 	socket := newPair(t)
 	cfg := sensor.DefaultConfig()
-	cfg.Device, cfg.Rings, cfg.BlockTimeout = "mirror", 4, 64*time.Millisecond
+	cfg.Device, cfg.Rings, cfg.BlockTimeout, cfg.HashFanOut = "mirror", 4, 64*time.Millisecond, true
 	s, err := sensor.Open(cfg)
 	if err != nil {
 		t.Fatal(err)

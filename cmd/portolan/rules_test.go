@@ -86,8 +86,8 @@ func onlyIn() []struct {
 			"its layer decoders panic on hostile frames"},
 		{"github.com/miekg/dns", []string{"portolan/sensor/decode", "portolan/cmd/internal/lab", "portolan/cmd/internal/pcapgen"},
 			"it is too slow for the hot path, and replaceable only while one package knows it"},
-		{"github.com/nats-io/...", []string{"portolan/cmd/internal/bus", "portolan/cmd/internal/fleet/...", "portolan/cmd/internal/example"},
-			"two packages speak NATS, of hits and of what a fleet shares, and one shows others how to"},
+		{"github.com/nats-io/...", []string{"portolan/cmd/internal/bus", "portolan/cmd/internal/fleet/...", "portolan/cmd/internal/example", "portolan/cmd/internal/natstest"},
+			"two packages speak NATS, of hits and of what a fleet shares, one shows others how to, and one starts servers for tests"},
 		{"github.com/vishvananda/...", []string{"portolan/cmd/internal/lab"}, "only the lab makes networks"},
 		{"github.com/goccy/go-yaml/...", []string{"portolan/cmd/internal/config"}, "one package reads configuration"},
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -21,7 +22,8 @@ func correlateCommand() *command {
 		about: `Works on the observations that "portolan run --observations" publishes, and publishes hits as a
 sensor does. Any number of these may run: they share out the clients among themselves, and
 take over from one that dies after the time of a lease, having read again what it knew. Each
-needs a name of its own; the number of partitions is the same for all and for the sensors.`,
+needs a name of its own; the number of partitions is the same for all and for the sensors. What
+waits for the server, and the sequence of its messages, it keeps in worker-NAME of the state directory.`,
 		example: []string{"portolan correlate --nats nats://hub:4222 --name worker-1"},
 		declare: func(o *options) action {
 			w := fleet.DefaultWorkerConfig()
@@ -31,7 +33,7 @@ needs a name of its own; the number of partitions is the same for all and for th
 			o.duration(&w.Lookback, "lookback", "TIME",
 				"how much of the stream is read again to take a part over; else --address-window and --hold together")
 			o.settings("sensor", "nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key",
-				"observations.partitions", "alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
+				"state_dir", "observations.partitions", "alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
 				"answers_per_client", "pending_per_client", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses")
 			return func(ctx context.Context, p *program, args []string) error {
 				if len(args) > 0 {
@@ -65,7 +67,9 @@ func (p *program) correlate(ctx context.Context, cfg *config.Config, w fleet.Wor
 	}
 	c := bus.DefaultConfig()
 	c.Name, c.Observations, c.Log = w.Name, true, w.Log
-	c.Spool = 0 // the stream of observations is the spool: what was not stored is worked on again
+	// What was not stored is worked on again, by whoever takes over; the spool makes the sequence of
+	// this worker's messages last.
+	c.StateDir = filepath.Join(cfg.StateDir, "worker-"+w.Name)
 	c.URL, c.Creds, c.NKey = cfg.NATS.URL, cfg.NATS.Creds, cfg.NATS.NKey
 	c.CA, c.Cert, c.Key = cfg.NATS.CA, cfg.NATS.Cert, cfg.NATS.Key
 	b, err := bus.Open(ctx, c)
@@ -81,10 +85,12 @@ func (p *program) correlate(ctx context.Context, cfg *config.Config, w fleet.Wor
 
 	var beating sync.WaitGroup
 	stop := make(chan struct{})
-	beating.Go(func() { workerHeartbeat(stop, b, worker, &w) })
+	report := &workerReport{b: b, w: worker, cfg: &w, start: time.Now()}
+	beating.Go(func() { report.run(stop) })
 	err = worker.Run(ctx)
 	close(stop)
 	beating.Wait()
+	report.record(time.Now())
 	s := worker.Stats()
 	fmt.Fprintf(p.stderr, "portolan: %s, %d of them again; %s; %s lost on the way\n",
 		count(s.Observations, "observation", "observations"), s.Again, count(s.Hits, "hit published", "hits published"),
@@ -92,28 +98,63 @@ func (p *program) correlate(ctx context.Context, cfg *config.Config, w fleet.Wor
 	return err
 }
 
-// workerHeartbeat tells whoever listens that the worker lives, until stop is closed.
-func workerHeartbeat(stop <-chan struct{}, b *bus.Bus, w *fleet.Worker, cfg *fleet.WorkerConfig) {
+// workerReport tells whoever listens that a worker lives, and leaves records of its sequence.
+type workerReport struct {
+	b     *bus.Bus
+	w     *fleet.Worker
+	cfg   *fleet.WorkerConfig
+	start time.Time
+	last  time.Time // when a record was made
+}
+
+// run reports until stop is closed.
+func (r *workerReport) run(stop <-chan struct{}) {
 	t := time.NewTicker(heartbeatEvery)
 	defer t.Stop()
-	start := time.Now()
+	r.last = r.start
 	for {
 		select {
 		case <-stop:
 			return
 		case now := <-t.C:
-			s := w.Stats()
-			verdict := bus.Unknown // a worker sees no frames
-			if s.Lost > 0 {
-				verdict = bus.Partial
-			}
-			err := b.PublishStat(&bus.Stat{
-				Schema: bus.StatSchema, Time: now.UTC(), Sensor: cfg.Name, Version: cfg.Version, Verdict: verdict,
-				Uptime: now.Sub(start).Seconds(), Hits: s.Hits, Published: b.PublishStats(),
+			s := r.w.Stats()
+			err := r.b.PublishStat(&bus.Stat{
+				Schema: bus.StatSchema, Time: now.UTC(), Sensor: r.cfg.Name, Version: r.cfg.Version, Verdict: r.verdict(&s),
+				Uptime: now.Sub(r.start).Seconds(), Hits: s.Hits, Published: r.b.PublishStats(),
 			})
 			if err != nil {
-				cfg.Log.Warn("heartbeat not sent", "error", err)
+				r.cfg.Log.Warn("heartbeat not sent", "error", err)
+			}
+			if now.Sub(r.last) >= recordEvery {
+				r.record(now)
 			}
 		}
 	}
+}
+
+// verdict is never good: a worker sees no frames.
+func (r *workerReport) verdict(s *fleet.WorkerStats) string {
+	if s.Lost > 0 {
+		return bus.Partial
+	}
+	return bus.Unknown
+}
+
+// record publishes a coverage record. What it says of frames stands in those of the sensors.
+func (r *workerReport) record(now time.Time) {
+	s := r.w.Stats()
+	var why []string
+	if s.Lost > 0 {
+		why = append(why, count(s.Lost, "batch of observations", "batches of observations")+" lost before they reached the stream")
+	}
+	err := r.b.PublishCoverage(&bus.CoverageRecord{
+		Schema: bus.CoverSchema, Time: now.UTC(), Sensor: r.cfg.Name, Version: r.cfg.Version, Interval: now.Sub(r.last).Seconds(),
+		Verdict: r.verdict(&s), Why: why, Loss: bus.Loss{Queue: s.Lost, Unknown: []string{"nic", "ring", "decoder"}},
+		Directions: bus.Directions{DNS: bus.Unknown, TCP: bus.Unknown},
+		Reasons:    map[string]uint64{}, Hits: map[string]uint64{}, Published: r.b.PublishStats(),
+	})
+	if err != nil {
+		r.cfg.Log.Warn("coverage record not sent", "error", err)
+	}
+	r.last = now
 }

@@ -151,7 +151,9 @@ func (p *program) watch(ctx context.Context, cfg *config.Config, o *watchOptions
 				return err
 			}
 		}
-		at.passed(meta.Sequence)
+		if !meta.Unstored { // one that is comes again when the stream has it
+			at.passed(meta.Sequence)
+		}
 		return nil
 	})
 	close(stop)

@@ -157,7 +157,7 @@ func TestSpoolDiskFull(t *testing.T) {
 	t.Parallel()
 	srv := natstest.Start(t, "hub", "")
 	c := sensorConfig(t, srv.URL)
-	c.StateDir = smallDisk(t, 4<<20)
+	c.StateDir, c.Patient = smallDisk(t, 4<<20), true
 	b := open(t, c)
 	publishNumbers(t, b, 1, 20, 0)
 	drained(t, b)

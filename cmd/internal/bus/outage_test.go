@@ -94,7 +94,7 @@ func TestStreamDeleted(t *testing.T) {
 	var log syncBuffer
 	c.Log = slog.New(slog.NewTextHandler(&log, nil))
 	b := open(t, c)
-	core := subscribe(t, admin, Filter{Core: true})
+	core, live := subscribe(t, admin, Filter{Core: true}), subscribe(t, admin, Filter{})
 	publishNumbers(t, b, 1, 10, 0)
 	drained(t, b)
 	for range 10 {
@@ -103,6 +103,7 @@ func TestStreamDeleted(t *testing.T) {
 		}
 	}
 
+	deleted := time.Now()
 	if err := admin.js.DeleteStream(t.Context(), HitsStream); err != nil {
 		t.Fatal(err)
 	}
@@ -117,6 +118,12 @@ func TestStreamDeleted(t *testing.T) {
 			unstored++
 		}
 	}
+	overheard := map[string]bool{}
+	for len(overheard) < 10 { // by who reads the stream, too
+		if r := receive(t, live); r.meta.Unstored {
+			overheard[r.m.Event.ID] = true
+		}
+	}
 	if s := b.PublishStats(); unstored < 10 || s.Unstored < uint64(unstored) || s.Pending != 20 || s.Lost != 0 {
 		t.Errorf("%d alerts came marked, stats %+v: want most, 20 pending, none lost", unstored, s)
 	}
@@ -128,6 +135,11 @@ func TestStreamDeleted(t *testing.T) {
 	}
 	drained(t, b)
 	wantNumbers(t, url("admin:a"), 11, 30)
+	for stored := 0; stored < 20; { // each of them, also those that were overheard
+		if r := receive(t, live); !r.meta.Unstored && r.meta.Time.After(deleted) {
+			stored++
+		}
+	}
 	stream, err := admin.js.Stream(t.Context(), HitsStream)
 	if err != nil {
 		t.Fatal(err)

@@ -25,7 +25,7 @@ func NewLedger() *Ledger {
 }
 
 // Came enters a message, and reports whether its revision of the hit is news. Sequence 0 is none:
-// workers, and sensors without a spool, give out none.
+// a replay gives out none.
 func (l *Ledger) Came(sensor string, sequence uint64, hit string, revision uint32) (news bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

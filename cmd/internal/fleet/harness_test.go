@@ -54,7 +54,7 @@ func workerProcess(name string) error {
 	}
 	c := bus.DefaultConfig()
 	c.Name, c.URL, c.Timeout, c.Observations = name, os.Getenv(workerEnv+"_URL"), patience, true
-	c.Spool = 0
+	c.StateDir = os.Getenv(workerEnv + "_STATE")
 	b, err := bus.Open(ctx, c)
 	if err != nil {
 		return err
@@ -65,7 +65,9 @@ func workerProcess(name string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(w.Run(ctx), b.Close())
+	err = w.Run(ctx)
+	record := bus.CoverageRecord{Schema: bus.CoverSchema, Time: time.Now().UTC(), Sensor: name}
+	return errors.Join(err, b.PublishCoverage(&record), b.Close())
 }
 
 func testWorkerConfig(name string, partitions int) WorkerConfig {
@@ -121,7 +123,8 @@ func startWorker(t *testing.T, url, name string, partitions int) *process {
 		t.Fatal(err)
 	}
 	p := &process{Cmd: exec.Command(self), name: name, end: make(chan error, 1)}
-	p.Env = append(os.Environ(), workerEnv+"="+name, workerEnv+"_URL="+url, fmt.Sprintf("%s_PARTITIONS=%d", workerEnv, partitions))
+	p.Env = append(os.Environ(), workerEnv+"="+name, workerEnv+"_URL="+url, fmt.Sprintf("%s_PARTITIONS=%d", workerEnv, partitions),
+		workerEnv+"_STATE="+t.TempDir())
 	p.Stderr = &p.log
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
@@ -251,10 +254,11 @@ type stored struct {
 	mu    sync.Mutex
 	hits  map[string]verdict
 	count map[string]int // messages by id and revision
+	came  map[string]*bus.Sequences
 }
 
 func follow(t *testing.T, b *bus.Bus) *stored {
-	s := &stored{hits: map[string]verdict{}, count: map[string]int{}}
+	s := &stored{hits: map[string]verdict{}, count: map[string]int{}, came: map[string]*bus.Sequences{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {
@@ -263,6 +267,10 @@ func follow(t *testing.T, b *bus.Bus) *stored {
 			defer s.mu.Unlock()
 			p := &m.Portolan
 			s.count[m.Event.ID]++
+			if s.came[m.Observer.Name] == nil {
+				s.came[m.Observer.Name] = new(bus.Sequences)
+			}
+			s.came[m.Observer.Name].Hit(m)
 			if p.Revision > s.hits[p.HitID].revision {
 				s.hits[p.HitID] = verdict{p.Revision, p.State, p.Level, p.Calc.Hypothesis, m.Observer.Name}
 			}

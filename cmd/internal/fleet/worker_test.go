@@ -1,12 +1,15 @@
 package fleet
 
 import (
+	"encoding/json"
 	"errors"
 	"regexp"
 	"syscall"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"portolan/cmd/internal/bus"
 )
 
 // TestSplitVisibility: answers pass one tap, connections another; two workers in processes of their
@@ -80,6 +83,24 @@ func TestSplitVisibility(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the partitions are free", func() bool { return owners(t, js)[""] == partitions })
+
+	// A subscriber can prove that it missed nothing of it: what did not come, the worker has named.
+	ops, err := js.Stream(t.Context(), bus.OpsStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := new(bus.CoverageRecord)
+	eventually(t, "its record is stored", func() bool {
+		raw, err := ops.GetLastMsgForSubject(t.Context(), bus.CoverSubject("worker-2"))
+		return err == nil && json.Unmarshal(raw.Data, record) == nil
+	})
+	hits.mu.Lock()
+	defer hits.mu.Unlock()
+	came := hits.came["worker-2"]
+	came.Record(record)
+	if d := record.Delivery; d == nil || d.Sequence == 0 || len(came.Missing()) != 0 {
+		t.Errorf("delivery %+v; missing %v, want nothing", d, came.Missing())
+	}
 }
 
 // TestSeenTwice: two taps that see the same packets give each hit once.

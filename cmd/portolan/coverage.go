@@ -147,6 +147,25 @@ func (v *coverage) context(sensorName, device string) bus.Context {
 	}
 }
 
+// tunnelCounts returns the tunnels that occurred, by name; nil when there were none.
+func tunnelCounts(c *decode.Counters) map[string]uint64 {
+	var m map[string]uint64
+	put := func(name string, n uint64) {
+		if n == 0 {
+			return
+		}
+		if m == nil {
+			m = map[string]uint64{}
+		}
+		m[name] = n
+	}
+	for k, n := range c.Tunnels {
+		put(decode.TunnelKind(k).String(), n)
+	}
+	put("too-deep", c.TunnelsTooDeep)
+	return m
+}
+
 // reasonCounts returns the reasons that occurred, by name.
 func reasonCounts(reasons *[decode.NumReasons]uint64) map[string]uint64 {
 	m := map[string]uint64{}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -131,5 +132,24 @@ func TestExplainedText(t *testing.T) {
 	}
 	if got, want := explainedText(&c), "30 by service, 50 by embedded-ipv4"; got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// Coverage names the tunnels of its interval, and the summary those of all time.
+func TestTunnelCounts(t *testing.T) {
+	var old, now snapshot
+	old.stats.Counters.Tunnels[decode.VXLAN] = 3
+	now.stats.Counters.Tunnels[decode.VXLAN] = 5
+	now.stats.Counters.Tunnels[decode.GRE] = 1
+	now.stats.Counters.TunnelsTooDeep = 4
+	d := now.since(&old)
+	if got := fmt.Sprint(tunnelCounts(&d.stats.Counters)); got != "map[gre:1 too-deep:4 vxlan:2]" {
+		t.Errorf("of the interval: %s", got)
+	}
+	if tunnelCounts(new(decode.Counters)) != nil {
+		t.Error("something is counted where there was nothing")
+	}
+	if got, want := tunnelsText(&now.stats.Counters), "1 gre, 5 vxlan, 4 too deep"; got != want {
+		t.Errorf("of all time: %q, want %q", got, want)
 	}
 }

@@ -141,6 +141,7 @@ func (m *monitor) publishRecord(now time.Time, s *snapshot) {
 		Device: m.line.device, Interval: now.Sub(m.record).Seconds(),
 		Verdict: v.verdict, Why: v.why, Loss: v.loss, Directions: v.directions,
 		Frames: d.stats.Frames, Bytes: d.stats.Bytes, Reasons: reasonCounts(&d.stats.Reasons),
+		Tunnels: tunnelCounts(&d.stats.Counters),
 		Lookups: d.correlate.Lookups, Connections: d.correlate.Connections, Hits: hits, Allowed: d.allowed,
 		Published: m.line.bus.PublishStats(),
 	})
@@ -232,5 +233,9 @@ func addCounters(a, b decode.Counters, sign uint64) decode.Counters {
 	a.FragmentsEvicted += sign * b.FragmentsEvicted
 	a.StreamsEvicted += sign * b.StreamsEvicted
 	a.StreamsCut += sign * b.StreamsCut
+	a.TunnelsTooDeep += sign * b.TunnelsTooDeep
+	for k := range a.Tunnels {
+		a.Tunnels[k] += sign * b.Tunnels[k]
+	}
 	return a
 }

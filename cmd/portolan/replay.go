@@ -33,7 +33,8 @@ order given. Summary and progress go to stderr. Hits do not change the exit stat
 			o.bool(&progress, "progress", "show progress even when stderr is no terminal")
 			o.fallback = map[string]string{"nats.url": "none: hits are printed, not published"}
 			o.settings("nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "sensor", "alert", "watch",
-				"address_window", "port_window", "max_ttl", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses", "memory")
+				"address_window", "port_window", "max_ttl", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses", "memory",
+				"vxlan_ports")
 			return func(ctx context.Context, p *program, args []string) error {
 				if err := captureArgs("replay", args); err != nil {
 					return err
@@ -139,7 +140,7 @@ type replayer struct {
 // restart begins another traffic: nothing of the one before is remembered.
 func (r *replayer) restart() (err error) {
 	r.clock, r.next, r.summary = math.MinInt64, math.MinInt64, summary{}
-	if r.decoder, err = decode.New(decode.DefaultConfig()); err != nil {
+	if r.decoder, err = decode.New(r.cfg.Capture.Decode); err != nil {
 		return err
 	}
 	r.allow = newAllowRules(r.cfg.Allow)

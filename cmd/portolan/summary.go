@@ -65,6 +65,9 @@ func (s *summary) write(w io.Writer, c *correlate.Stats, v *coverage) error {
 	if t.Frames > 0 {
 		row("frames", "%s", reasonsText(&t.Reasons))
 	}
+	if text := tunnelsText(&t.Counters); text != "" {
+		row("tunnels", "%s", text)
+	}
 	row("lookups", "%d, of %s", c.Lookups, count(c.Clients, "client", "clients"))
 	row("connections", "%d; a lookup seen here explains %d of them (%s)", c.Connections, c.Explained,
 		percent(share(c.Explained, c.Connections)))
@@ -122,6 +125,21 @@ func reasonsText(reasons *[decode.NumReasons]uint64) string {
 	var list []string
 	for _, r := range order {
 		list = append(list, fmt.Sprintf("%d %s", reasons[r], r))
+	}
+	return strings.Join(list, ", ")
+}
+
+// tunnelsText lists the tunnels that were taken apart, and how many frames nest too deep; ""
+// when there was none.
+func tunnelsText(c *decode.Counters) string {
+	var list []string
+	for k, n := range c.Tunnels {
+		if n > 0 {
+			list = append(list, fmt.Sprintf("%d %s", n, decode.TunnelKind(k)))
+		}
+	}
+	if n := c.TunnelsTooDeep; n > 0 {
+		list = append(list, fmt.Sprintf("%d too deep", n))
 	}
 	return strings.Join(list, ", ")
 }

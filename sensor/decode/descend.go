@@ -35,7 +35,7 @@ func (s *search) passed(k TunnelKind) { s.kinds |= 1 << k }
 func (d *Decoder) descend(t uint16, b []byte) (s search) {
 	for d.headers < maxHeaders {
 		d.headers++
-		ok := true
+		var ok bool
 		switch t {
 		case etherIPv4, etherIPv6:
 			s.found = d.packetIn(t, b)

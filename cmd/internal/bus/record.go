@@ -25,7 +25,8 @@ type CoverageRecord struct {
 
 	Frames      uint64            `json:"frames"`
 	Bytes       uint64            `json:"bytes"`
-	Reasons     map[string]uint64 `json:"reasons"` // by decode.Reason; the sum is Frames
+	Reasons     map[string]uint64 `json:"reasons"`           // by decode.Reason; the sum is Frames
+	Tunnels     map[string]uint64 `json:"tunnels,omitempty"` // taken apart, by decode.TunnelKind; "too-deep" counts frames that were not
 	Lookups     uint64            `json:"lookups"`
 	Connections uint64            `json:"connections"`
 	Hits        map[string]uint64 `json:"hits"`    // by level

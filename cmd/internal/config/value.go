@@ -213,6 +213,36 @@ func (v *portRange) Set(s string) error {
 
 func (v *portRange) String() string { return fmt.Sprintf("%d-%d", v[0], v[1]) }
 
+// ports are those of one kind of tunnel: at most 16, and never DNS's.
+type ports []uint16
+
+func (v *ports) Set(s string) error {
+	var out []uint16
+	for item := range strings.SplitSeq(s, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		n, err := strconv.ParseUint(item, 10, 16)
+		if err != nil || n == 0 || n == 53 {
+			return fmt.Errorf("%q is not a port from 1 to 65535 other than 53", item)
+		}
+		out = append(out, uint16(n))
+	}
+	if len(out) > 16 {
+		return fmt.Errorf("%d ports are more than 16", len(out))
+	}
+	*v = out
+	return nil
+}
+
+func (v *ports) String() string {
+	out := make([]string, len(*v))
+	for i, p := range *v {
+		out[i] = strconv.Itoa(int(p))
+	}
+	return strings.Join(out, ",")
+}
+
 type prefixes []netip.Prefix
 
 func (v *prefixes) Set(s string) error {

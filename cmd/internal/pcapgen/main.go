@@ -38,7 +38,7 @@ type file struct {
 }
 
 func files() []file {
-	return []file{
+	list := []file{
 		{name: "half-swap.pcap", make: halfSwap, write: writeMicro},
 		{name: "half-swap-qinq.pcap", make: halfSwapTagged, write: writeNano},
 		{name: "mul-add.pcap", make: mulAdd, write: writeMicro},
@@ -47,6 +47,10 @@ func files() []file {
 		{name: "txt-xor.pcapng.gz", make: txtXOR, write: writeNg, compress: toGzip},
 		{name: "benign.pcap", make: benignOnly, write: writeMicro},
 	}
+	for _, t := range tunnels() {
+		list = append(list, file{name: filepath.Join("tunnel", t.name+".pcap"), make: t.scene, write: writeMicro})
+	}
+	return list
 }
 
 // generate writes every capture into dir.
@@ -60,6 +64,9 @@ func generate(dir string) error {
 }
 
 func (f *file) create(path string) (err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
 	out, err := os.Create(path)
 	if err != nil {
 		return err

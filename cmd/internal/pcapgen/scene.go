@@ -22,6 +22,7 @@ type frame struct {
 type scene struct {
 	random *rand.PCG // fixed seed: ports, identifiers, payload
 	tags   []uint16  // VLANs of every frame, outermost first
+	wrap   wrapping  // what becomes of every frame before it is seen; nil for nothing
 	frames []frame
 	err    error // the first that happened
 }
@@ -115,7 +116,13 @@ func (c *client) send(t time.Time, addr netip.Addr, out bool, transport gopacket
 	stack = append(stack, ip, transport, gopacket.Payload(payload))
 	b := gopacket.NewSerializeBuffer()
 	c.keep(gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, stack...))
-	c.frames = append(c.frames, frame{t, slices.Clone(b.Bytes())})
+	seen := [][]byte{slices.Clone(b.Bytes())}
+	if c.wrap != nil {
+		seen = c.wrap(seen[0])
+	}
+	for i, f := range seen {
+		c.frames = append(c.frames, frame{t.Add(time.Duration(i) * time.Microsecond), f})
+	}
 }
 
 func (s *scene) keep(err error) {

@@ -125,7 +125,7 @@ func openGroup(cfg *Config, l link, kind decode.LinkType, byClient bool) (handle
 	if err := joinFanout(handles, afpacket.FanoutCBPF); err != nil {
 		return handles, fmt.Errorf("%w: %w", errFanOut, err)
 	}
-	return handles, steer(handles[0], kind == decode.Raw)
+	return handles, steer(handles[0], bpffilter.FanOutOptions{RawIP: kind == decode.Raw, TunnelPorts: cfg.Decode.VXLANPorts})
 }
 
 func closeHandles(handles []*handle) {
@@ -211,13 +211,15 @@ func joinFanout(handles []*handle, how afpacket.FanoutType) error {
 	return nil
 }
 
-// steer gives the group of h its program. Until it has one, all goes to its first ring.
-func steer(h *handle, rawIP bool) error {
+// steer gives the group of h its program, with a seed of its own. Until it has one, all goes
+// to its first ring.
+func steer(h *handle, o bpffilter.FanOutOptions) error {
 	var seed [4]byte
 	if _, err := rand.Read(seed[:]); err != nil {
 		return err
 	}
-	program, err := bpffilter.FanOut(bpffilter.FanOutOptions{RawIP: rawIP, Seed: binary.NativeEndian.Uint32(seed[:])})
+	o.Seed = binary.NativeEndian.Uint32(seed[:])
+	program, err := bpffilter.FanOut(o)
 	if err != nil {
 		return err
 	}

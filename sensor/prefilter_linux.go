@@ -27,6 +27,7 @@ func filterOptions(cfg *Config, l link, kind decode.LinkType) bpffilter.Options 
 		SnapLen:      uint32(cfg.SnapLen),
 		RawIP:        kind == decode.Raw,
 		DropTunnels:  cfg.DropTunnels,
+		TunnelPorts:  cfg.Decode.VXLANPorts,
 		DropOutgoing: cfg.IgnoreOutgoing || l.flags&unix.IFF_LOOPBACK != 0,
 		Flows:        cfg.PrefilterFlows,
 	}

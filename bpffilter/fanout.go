@@ -24,6 +24,8 @@ const (
 	etherBridged = 0x6558 // a whole Ethernet frame (RFC 1701)
 	etherERSPAN  = 0x88be // types I and II
 	etherERSPAN3 = 0x22eb // type III
+	etherPPP     = 0x880b // in GRE version 1 (RFC 2637)
+	pppAddress   = 0xff03 // address and control
 	pppIPv4      = 0x0021
 	pppIPv6      = 0x0057
 )
@@ -156,9 +158,24 @@ func (f fanOut) link2(n int) {
 	f.is(etherMPLS, at("mpls", n))
 	f.is(etherMPLSUp, at("mpls", n))
 	f.unless(bpf.JumpEqual, etherPPPoE, "none")
-	f.half(6) // RFC 2516, section 4; the protocol of RFC 1661 follows
+	f.skip(6)            // RFC 2516, section 4
+	f.mark(at("ppp", n)) // RFC 1661, section 2
+	f.half(0)
+	f.unless(bpf.JumpEqual, pppAddress, at("ppp protocol", n))
+	f.skip(2)
+	f.mark(at("ppp protocol", n))
+	f.byteAt(0)
+	f.when(bpf.JumpBitsSet, 1, at("short ppp protocol", n))
+	f.half(0)
 	f.store(fanNext)
-	f.skip(8)
+	f.skip(2)
+	f.load(fanNext)
+	f.is(pppIPv4, at("ip", n))
+	f.is(pppIPv6, at("ip", n))
+	f.jump("none")
+	f.mark(at("short ppp protocol", n))
+	f.store(fanNext)
+	f.skip(1)
 	f.load(fanNext)
 	f.is(pppIPv4, at("ip", n))
 	f.is(pppIPv6, at("ip", n))
@@ -181,13 +198,20 @@ func (f fanOut) link2(n int) {
 	f.right(4)
 	f.is(4, at("ip", n))
 	f.is(6, at("ip", n))
-	f.unless(bpf.JumpEqual, 0, "none")
-	f.skip(4) // control word of a pseudowire, RFC 4385
 	if n == maxNesting {
 		f.jump("none") // there may have been no IP header so far
-	} else {
-		f.jump(at("ether", n+1))
+		return
 	}
+	// A pseudowire: an Ethernet frame, or before that a control word, RFC 4385.
+	f.unless(bpf.JumpEqual, 0, at("ether", n+1))
+	f.half(4 + 12)
+	for _, t := range []uint32{etherIPv4, etherIPv6, etherVLAN, etherQinQ, etherOldQ} {
+		f.is(t, at("control word", n))
+	}
+	f.jump(at("ether", n+1))
+	f.mark(at("control word", n))
+	f.skip(4)
+	f.jump(at("ether", n+1))
 }
 
 // ip notes the header and goes on to what it carries.
@@ -277,18 +301,39 @@ func (f fanOut) udp(n int) {
 	f.is(portDNS, "ports")
 	f.is(portGTPU, at("gtp", n))
 	f.is(portTeredo, at("teredo", n))
+	f.is(portL2TP, at("l2tp", n))
 	f.half(2)
 	f.is(portDNS, "ports")
-	for _, port := range append([]uint16{portVXLAN, portVXLANOld}, f.o.TunnelPorts...) {
+	for _, port := range vxlanPorts(f.o.TunnelPorts) {
 		f.is(uint32(port), at("vxlan", n))
 	}
 	f.is(portGTPU, at("gtp", n))
 	f.is(portTeredo, at("teredo", n))
+	f.is(portL2TP, at("l2tp", n))
 	f.is(portGeneve, at("geneve", n))
 	f.is(portGPE, at("gpe", n))
+	f.is(portMPLSInUDP, at("mpls in udp", n))
 	f.unless(bpf.JumpEqual, portGREInUDP, "ports")
 	f.skip(8)
 	f.jump(at("gre", n))
+
+	f.mark(at("mpls in udp", n))
+	f.skip(8)
+	f.jump(in("mpls", n))
+
+	f.mark(at("l2tp", n)) // RFC 2661, section 3.1
+	f.half(8)
+	f.store(fanWord)
+	f.and(0x820f) // a control message, an offset, the version
+	f.unless(bpf.JumpEqual, 2, "ports")
+	f.skip(8 + 6)
+	for _, present := range []struct{ bit, shift uint32 }{{0x4000, 13}, {0x0800, 9}} { // length 2, sequence 4 bytes
+		f.load(fanWord)
+		f.and(present.bit)
+		f.right(present.shift)
+		f.skipA()
+	}
+	f.jump(in("ppp", n))
 
 	f.mark(at("vxlan", n)) // RFC 7348, section 5
 	f.byteAt(8)
@@ -343,8 +388,8 @@ func (f fanOut) udp(n int) {
 
 	f.mark(at("gtp", n)) // 3GPP TS 29.281, section 5.1
 	f.half(8)
-	f.and(0xe0ff)
-	f.unless(bpf.JumpEqual, 0x20ff, "ports") // version 1, a packet inside
+	f.and(0xf0ff)
+	f.unless(bpf.JumpEqual, 0x30ff, "ports") // version 1, a packet inside
 	f.byteAt(8)
 	f.store(fanNext)
 	f.skip(16)
@@ -370,23 +415,24 @@ func (f fanOut) udp(n int) {
 // gre follows RFC 2784 and RFC 2890.
 func (f fanOut) gre(n int) {
 	f.mark(at("gre", n))
-	f.half(0)
-	f.when(bpf.JumpBitsSet, 0x4007, "both") // routing, or another version
 	f.half(2)
 	f.store(fanNext)
 	f.half(0)
 	f.store(fanWord)
+	f.when(bpf.JumpBitsSet, 0x4006, "both") // routing, or an unknown version
 	f.skip(4)
-	for _, present := range []struct{ bit, shift uint32 }{{0x8000, 13}, {0x2000, 11}, {0x1000, 10}} {
+	// Each that is present has 4 bytes; the acknowledgement only in version 1, RFC 2637.
+	for _, present := range []struct{ bit, shift uint32 }{{0x8000, 13}, {0x2000, 11}, {0x1000, 10}, {0x0080, 5}} {
 		f.load(fanWord)
 		f.and(present.bit)
-		f.right(present.shift) // 4 bytes when it is set
+		f.right(present.shift)
 		f.skipA()
 	}
 	f.load(fanNext)
 	f.is(etherERSPAN, at("erspan", n))
 	f.is(etherERSPAN3, at("erspan 3", n))
 	f.is(etherBridged, in("ether", n))
+	f.is(etherPPP, in("ppp", n))
 	f.jump(in("type", n))
 
 	f.mark(at("erspan", n)) // type II has a sequence number and a header of 8 bytes, type I neither

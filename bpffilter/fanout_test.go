@@ -80,6 +80,14 @@ func typed(b ...byte) func([]byte) []byte {
 	return func(ip []byte) []byte { return join(b, binary.BigEndian.AppendUint16(nil, etherTypeOf(ip)), ip) }
 }
 
+// shortPPP puts the shorter PPP protocol number in front of a packet.
+func shortPPP(ip []byte) []byte {
+	if ip[0]>>4 == 6 {
+		return join([]byte{0x57}, ip)
+	}
+	return join([]byte{0x21}, ip)
+}
+
 // gre is a GRE header with the given flags, for a protocol.
 func gre(flags, proto uint16) []byte {
 	b := binary.BigEndian.AppendUint16(nil, flags)
@@ -137,6 +145,14 @@ func wrappings() []wrapping {
 		{"Geneve without Ethernet", inUDP(50000, 6081, func(ip []byte) []byte {
 			return join([]byte{0, 0}, binary.BigEndian.AppendUint16(nil, etherTypeOf(ip)), []byte{0, 0, 1, 0}, ip)
 		})},
+		{"VXLAN of a cloud's gateway", inUDP(50000, 10800, vxlan)},
+		{"MPLS in UDP", inUDP(50000, 6635, header([]byte{0, 0, 1, 64}, bare))},
+		{"MPLS pseudowire without a control word", func(ip []byte) []byte {
+			return join(ether(0x8847), []byte{0, 1, 1, 64}, plain()(ip))
+		}},
+		{"PPTP", inIP(47, header([]byte{0x30, 0x81, 0x88, 0x0b, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0xff, 3}, shortPPP))},
+		{"L2TP", inUDP(1701, 1701, header([]byte{0x48, 2, 0, 0, 0, 1, 0, 2, 0, 3, 0, 4, 0xff, 3}, shortPPP))},
+		{"L2TP without lengths", inUDP(50000, 1701, header([]byte{0, 2, 0, 1, 0, 2, 0}, shortPPP))},
 		{"GTP-U", inUDP(2152, 2152, header([]byte{0x30, 255, 0, 0, 0, 0, 0, 1}, bare))},
 		{"GTP-U with extensions", inUDP(2152, 40000, header([]byte{0x34, 255, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0x85, 1, 0, 0, 0x85, 1, 0, 0, 0}, bare))},
 		{"GRE in UDP", inUDP(50000, 4754, func(ip []byte) []byte { return join(gre(0x2000, etherTypeOf(ip)), ip) })},

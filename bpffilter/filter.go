@@ -68,15 +68,19 @@ const (
 	protoMobility = 135
 	protoMPLS     = 137
 
-	portDNS      = 53
-	portGTPU     = 2152 // 3GPP TS 29.281
-	portTeredo   = 3544 // RFC 4380
-	portGREInUDP = 4754 // RFC 8086
-	portVXLAN    = 4789 // RFC 7348
-	portGPE      = 4790 // VXLAN-GPE
-	portAYIYA    = 5072
-	portGeneve   = 6081 // RFC 8926
-	portVXLANOld = 8472 // VXLAN as Linux had it before there was a number
+	portDNS       = 53
+	portL2TP      = 1701  // RFC 2661
+	portGTPU      = 2152  // 3GPP TS 29.281
+	portTeredo    = 3544  // RFC 4380
+	portGREInUDP  = 4754  // RFC 8086
+	portVXLAN     = 4789  // RFC 7348
+	portGPE       = 4790  // VXLAN-GPE
+	portAYIYA     = 5072  //
+	portGeneve    = 6081  // RFC 8926
+	portMPLSInUDP = 6635  // RFC 7510
+	portVXLANOld  = 8472  // VXLAN as Linux had it before there was a number
+	portAzureIn   = 10800 // VXLAN of a gateway load balancer
+	portAzureOut  = 10801
 
 	flagSYN        = 0x02
 	flagACK        = 0x10
@@ -149,6 +153,13 @@ func (o Options) validate() error {
 		return fmt.Errorf("assemble filter: TunnelPorts has %d ports, want at most %d", n, maxTunnelPorts)
 	}
 	return nil
+}
+
+// vxlanPorts returns the ports of VXLAN, with those added.
+func vxlanPorts(more []uint16) []uint16 {
+	ports := append([]uint16{portVXLAN, portVXLANOld, portAzureIn, portAzureOut}, more...)
+	slices.Sort(ports)
+	return slices.Compact(ports)
 }
 
 // ip returns where the IP header lies without tags.
@@ -326,7 +337,7 @@ func (o Options) transport(p *program) {
 	p.mark("udp")                                // RFC 768
 	p.do(bpf.LoadIndirect{Off: ip + 6, Size: 2}, // is all of the header there?
 		bpf.LoadIndirect{Off: ip, Size: 2})
-	ports := append([]uint16{portGTPU, portTeredo, portGREInUDP, portVXLAN, portGPE, portAYIYA, portGeneve, portVXLANOld}, o.TunnelPorts...)
+	ports := append([]uint16{portL2TP, portGTPU, portTeredo, portGREInUDP, portGPE, portAYIYA, portGeneve, portMPLSInUDP}, vxlanPorts(o.TunnelPorts)...)
 	slices.Sort(ports)
 	ports = slices.Compact(ports)
 	for _, off := range []uint32{0, 2} {

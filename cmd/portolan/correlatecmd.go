@@ -32,8 +32,8 @@ waits for the server, and the sequence of its messages, it keeps in worker-NAME 
 			o.duration(&w.Lease, "lease", "TIME", "how long a part stays with a worker that is silent, from 1s")
 			o.duration(&w.Lookback, "lookback", "TIME",
 				"how much of the stream is read again to take a part over; else --address-window and --hold together")
-			o.settings("sensor", "nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key",
-				"state_dir", "observations.partitions", "alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
+			o.settings("sensor", "nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.domain",
+				"state_dir", "spool", "observations.partitions", "alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
 				"answers_per_client", "pending_per_client", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses")
 			return func(ctx context.Context, p *program, args []string) error {
 				if len(args) > 0 {
@@ -65,13 +65,11 @@ func (p *program) correlate(ctx context.Context, cfg *config.Config, w fleet.Wor
 	if err := w.Validate(); err != nil {
 		return usagef("correlate: %v", err)
 	}
-	c := bus.DefaultConfig()
+	c := natsConfig(cfg)
 	c.Name, c.Observations, c.Log = w.Name, true, w.Log
 	// What was not stored is worked on again, by whoever takes over; the spool makes the sequence of
 	// this worker's messages last.
 	c.StateDir = filepath.Join(cfg.StateDir, "worker-"+w.Name)
-	c.URL, c.Creds, c.NKey = cfg.NATS.URL, cfg.NATS.Creds, cfg.NATS.NKey
-	c.CA, c.Cert, c.Key = cfg.NATS.CA, cfg.NATS.Cert, cfg.NATS.Key
 	b, err := bus.Open(ctx, c)
 	if err != nil {
 		return withHint(err, busHint(&c, err))

@@ -64,14 +64,11 @@ func (w *hitWriter) hit(m *bus.Message) error {
 // openBus connects to the server that cfg names, or starts the embedded one. A replay can be
 // repeated: without spooled its hits wait in memory, and none is held back by a limit.
 func openBus(ctx context.Context, cfg *config.Config, log *slog.Logger, spooled bool) (*bus.Bus, error) {
-	c := bus.DefaultConfig()
+	c := natsConfig(cfg)
 	if !spooled {
 		c.Spool, c.Limit = 0, bus.Limit{}
 	}
 	c.Name = cfg.Sensor
-	c.URL, c.Creds, c.NKey = cfg.NATS.URL, cfg.NATS.Creds, cfg.NATS.NKey
-	c.CA, c.Cert, c.Key = cfg.NATS.CA, cfg.NATS.Cert, cfg.NATS.Key
-	c.StateDir = cfg.StateDir
 	c.Observations = cfg.Observations.Publish
 	c.Patient = spooled && c.URL != ""
 	if c.URL == "" {
@@ -80,6 +77,16 @@ func openBus(ctx context.Context, cfg *config.Config, log *slog.Logger, spooled 
 	c.Log = log
 	b, err := bus.Open(ctx, c)
 	return b, withHint(err, busHint(&c, err))
+}
+
+// natsConfig returns how to reach NATS as cfg says; the name is left to the caller.
+func natsConfig(cfg *config.Config) bus.Config {
+	c := bus.DefaultConfig()
+	c.URL, c.Creds, c.NKey = cfg.NATS.URL, cfg.NATS.Creds, cfg.NATS.NKey
+	c.CA, c.Cert, c.Key, c.Domain = cfg.NATS.CA, cfg.NATS.Cert, cfg.NATS.Key, cfg.NATS.Domain
+	c.StateDir, c.Spool = cfg.StateDir, cfg.Spool
+	c.Limit = bus.Limit{Burst: cfg.Limit.Burst, PerMinute: float64(cfg.Limit.PerMinute), Every: cfg.Limit.Every}
+	return c
 }
 
 // busHint returns a remedy for an error of bus.Open, or "".

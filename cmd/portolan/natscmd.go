@@ -119,10 +119,8 @@ func (p *program) natsStreams(ctx context.Context, cfg *config.Config, s site.St
 	if err := s.Validate(); err != nil {
 		return usagef("nats streams: %v", err)
 	}
-	c := bus.DefaultConfig()
+	c := natsConfig(cfg)
 	c.Name = "admin"
-	c.URL, c.Creds, c.NKey = cfg.NATS.URL, cfg.NATS.Creds, cfg.NATS.NKey
-	c.CA, c.Cert, c.Key = cfg.NATS.CA, cfg.NATS.Cert, cfg.NATS.Key
 	c.Reader = true // it makes them itself
 	c.Log = slog.New(slog.NewTextHandler(p.stderr, nil))
 	b, err := bus.Open(ctx, c)

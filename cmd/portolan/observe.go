@@ -19,7 +19,7 @@ func openObservations(cfg *config.Config, b *bus.Bus, log *slog.Logger) (*fleet.
 	c := fleet.DefaultPublisherConfig()
 	c.Sensor, c.Log = cfg.Sensor, log
 	c.Partitions, c.Zone, c.Untag = cfg.Observations.Partitions, uint16(cfg.Observations.FleetZone), cfg.Observations.Untag
-	return fleet.NewPublisher(b.Conn(), c)
+	return fleet.NewPublisher(b, c)
 }
 
 // observationsTimeout is how long the server may take for the last observations.

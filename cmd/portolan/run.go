@@ -35,7 +35,7 @@ needs root or CAP_NET_RAW. SIGINT and SIGTERM end it cleanly.`,
 			})
 			o.describe("observations", "", config.Find("observations.publish").Help, "")
 			o.settings("device", "sensor", "rings", "cpus", "block_timeout", "ignore_outgoing", "vxlan_ports",
-				"nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.listen", "state_dir",
+				"nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.domain", "nats.listen", "state_dir", "spool",
 				"alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
 				"answers_per_client", "pending_per_client", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses",
 				"observations.partitions", "observations.zone")

@@ -59,7 +59,7 @@ over is not read again when they change. Each watch needs a file of its own.`,
 			o.describe("client", "ADDRESS", "print hits of this client only", "")
 			o.string(&w.sensor, "from", "NAME", "print hits of this sensor only")
 			o.fallback = map[string]string{"nats.url": localServer}
-			o.settings("nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key")
+			o.settings("nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.domain")
 			return func(ctx context.Context, p *program, args []string) error {
 				if len(args) > 0 {
 					return usagef("watch: takes no arguments, got %q", args[0])
@@ -114,10 +114,24 @@ func (p *program) watch(ctx context.Context, cfg *config.Config, o *watchOptions
 		Levels: o.levels, Sensor: o.sensor, Client: o.client, Last: o.since,
 		Ready: func() { fmt.Fprintf(p.stderr, "portolan: waiting for hits from %s; Ctrl-C ends\n", b.URL()) },
 	}
+	say := func(line string) { fmt.Fprintf(p.stderr, "portolan: %s\n", line) }
+	// Gaps show to those who see every hit, from a moment on.
+	heard := newDelivered(len(o.levels) == 0 && !o.client.IsValid() && o.since == 0 && o.resume == "", say)
+	var listening sync.WaitGroup
+	hearing, deaf := context.WithCancel(ctx)
+	listening.Go(func() {
+		if err := b.FollowCoverage(hearing, o.sensor, heard.record); err != nil {
+			say("what sensors lose will not be told: " + err.Error())
+		}
+	})
+	defer heard.end()
+	defer listening.Wait()
+	defer deaf()
 	out := &hitWriter{to: bufio.NewWriter(p.stdout), json: o.json, ocsf: o.ocsf, color: p.useColor(p.stdout)}
 	see := newFollower(o.all || o.json || o.ocsf)
 	if o.resume == "" {
-		return follow(ctx, b, filter, func(m *bus.Message, _ bus.Meta) error {
+		return follow(ctx, b, filter, func(m *bus.Message, meta bus.Meta) error {
+			heard.hit(m, meta)
 			if !see.matters(m) {
 				return nil
 			}
@@ -133,7 +147,6 @@ func (p *program) watch(ctx context.Context, cfg *config.Config, o *watchOptions
 		return withHint(err, "--resume counts messages in that stream, so it has to be there and readable")
 	}
 	now := time.Now()
-	say := func(line string) { fmt.Fprintf(p.stderr, "portolan: %s\n", line) }
 	at, err := resume(o.resume, stream, o.since, now, say)
 	if err != nil {
 		return err
@@ -143,6 +156,7 @@ func (p *program) watch(ctx context.Context, cfg *config.Config, o *watchOptions
 	stop := make(chan struct{})
 	saving.Go(func() { at.run(stop, func(err error) { say(err.Error()) }) })
 	err = follow(ctx, b, filter, func(m *bus.Message, meta bus.Meta) error {
+		heard.hit(m, meta)
 		// An earlier watch may have shown what is taken back now.
 		_, known := see.shown[m.Portolan.HitID]
 		back := at.old && !known && m.Portolan.State == "retracted"
@@ -180,9 +194,7 @@ func follow(ctx context.Context, b *bus.Bus, f bus.Filter, handle func(*bus.Mess
 
 // openReader connects to the configured server, or to that of a portolan run on this host.
 func (p *program) openReader(ctx context.Context, cfg *config.Config) (*bus.Bus, error) {
-	c := bus.DefaultConfig()
-	c.URL, c.Creds, c.NKey = cfg.NATS.URL, cfg.NATS.Creds, cfg.NATS.NKey
-	c.CA, c.Cert, c.Key = cfg.NATS.CA, cfg.NATS.Cert, cfg.NATS.Key
+	c := natsConfig(cfg)
 	c.Reader = true
 	c.Log = slog.New(slog.NewTextHandler(p.stderr, nil))
 	local := c.URL == ""

@@ -277,7 +277,7 @@ func TestWatchGoesOn(t *testing.T) {
 		t.Fatalf("%d messages, want some", first)
 	}
 	before, said := s.watch(t, file, first, uint64(first), "--since", "1h")
-	if strings.Contains(said, "lost") {
+	if strings.Contains(strings.ReplaceAll(said, "lost: 0", ""), "lost") {
 		t.Errorf("said %q", said)
 	}
 	if ids, _ := s.watch(t, file, 0, uint64(first), "--since", "1h"); len(ids) > 0 {
@@ -287,7 +287,7 @@ func TestWatchGoesOn(t *testing.T) {
 	s.publish(t, "south", "nymaim.pcap")
 	total := s.count(t)
 	after, said := s.watch(t, file, total-first, uint64(total))
-	if strings.Contains(said, "lost") {
+	if strings.Contains(strings.ReplaceAll(said, "lost: 0", ""), "lost") {
 		t.Errorf("said %q", said)
 	}
 	for _, id := range after {

@@ -111,7 +111,7 @@ func lookAtStream(ctx context.Context, b *bus.Bus) (*hitsStream, error) {
 	ctx, cancel := context.WithTimeout(ctx, bus.DefaultConfig().Timeout)
 	defer cancel()
 	fail := func(err error) error { return fmt.Errorf("look at stream %s at %s: %w", bus.HitsStream, b.URL(), err) }
-	m, err := b.Conn().RequestWithContext(ctx, "$JS.API.STREAM.INFO."+bus.HitsStream, nil)
+	m, err := b.Conn().RequestWithContext(ctx, b.API("STREAM.INFO."+bus.HitsStream), nil)
 	if err != nil {
 		return nil, fail(err)
 	}

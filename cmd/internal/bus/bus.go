@@ -187,7 +187,7 @@ func (b *Bus) open(ctx context.Context) (err error) {
 		pub.news(b.refusal) // it was said
 	}
 	b.attached.Store(pub)
-	if b.js, err = b.newJetStream(
+	if b.js, err = b.NewJetStream(
 		jetstream.WithDefaultTimeout(b.cfg.Timeout),
 		jetstream.WithPublishAsyncTimeout(b.cfg.Timeout),
 		jetstream.WithPublishAsyncMaxPending(maxInFlight),
@@ -253,15 +253,16 @@ func (b *Bus) stop() (lost uint64, err error) {
 	return lost, err
 }
 
-func (b *Bus) newJetStream(options ...jetstream.JetStreamOpt) (jetstream.JetStream, error) {
+// NewJetStream returns a context of its own for what is more than hits, in Config.Domain.
+func (b *Bus) NewJetStream(options ...jetstream.JetStreamOpt) (jetstream.JetStream, error) {
 	if b.cfg.Domain != "" {
 		return jetstream.NewWithDomain(b.conn, b.cfg.Domain, options...)
 	}
 	return jetstream.New(b.conn, options...)
 }
 
-// api returns the subject of a JetStream request.
-func (b *Bus) api(request string) string {
+// API returns the subject of a JetStream request, such as "STREAM.INFO.X".
+func (b *Bus) API(request string) string {
 	if b.cfg.Domain != "" {
 		return "$JS." + b.cfg.Domain + ".API." + request
 	}

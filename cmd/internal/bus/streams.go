@@ -137,7 +137,7 @@ func (b *Bus) ensureStream(ctx context.Context, want jetstream.StreamConfig) err
 }
 
 func (b *Bus) streamInfo(ctx context.Context, name string) (info *jetstream.StreamInfo, err error) {
-	err = b.request(ctx, b.api("STREAM.INFO."+name), func(ctx context.Context) error {
+	err = b.request(ctx, b.API("STREAM.INFO."+name), func(ctx context.Context) error {
 		s, err := b.js.Stream(ctx, name)
 		if err == nil {
 			info = s.CachedInfo()
@@ -148,7 +148,7 @@ func (b *Bus) streamInfo(ctx context.Context, name string) (info *jetstream.Stre
 }
 
 func (b *Bus) createStream(ctx context.Context, want jetstream.StreamConfig) error {
-	err := b.request(ctx, b.api("STREAM.CREATE."+want.Name), func(ctx context.Context) error {
+	err := b.request(ctx, b.API("STREAM.CREATE."+want.Name), func(ctx context.Context) error {
 		_, err := b.js.CreateStream(ctx, want)
 		return err
 	})

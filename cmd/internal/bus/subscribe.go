@@ -272,6 +272,9 @@ func (s *subscription) anew(ctx context.Context) (bool, error) {
 
 // rest waits before another attempt, and reports whether ctx lasts.
 func (s *subscription) rest(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return false
+	}
 	s.b.log.Info("nats subscription begins again", "server", s.b.at, "error", err)
 	select {
 	case <-ctx.Done():
@@ -339,7 +342,7 @@ func (s *subscription) consume(ctx context.Context, cfg jetstream.ConsumerConfig
 	defer end(nil)
 
 	var consumer jetstream.Consumer
-	err = s.b.request(ctx, s.b.api("CONSUMER.CREATE."+s.name), func(ctx context.Context) (err error) {
+	err = s.b.request(ctx, s.b.API("CONSUMER.CREATE."+s.name), func(ctx context.Context) (err error) {
 		consumer, err = s.b.js.CreateConsumer(ctx, s.name, cfg)
 		return err
 	})
@@ -353,7 +356,7 @@ func (s *subscription) consume(ctx context.Context, cfg jetstream.ConsumerConfig
 	defer messages.Stop()
 	s.ready()
 
-	defer s.b.denied.watch(s.b.api("CONSUMER.MSG.NEXT."+s.name), end)()
+	defer s.b.denied.watch(s.b.API("CONSUMER.MSG.NEXT."+s.name), end)()
 	for next := uint64(1); ; next++ {
 		m, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {

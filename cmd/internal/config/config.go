@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"portolan/correlate"
 	"portolan/sensor"
@@ -24,7 +25,9 @@ type Config struct {
 	Device    []string      // network devices to capture on; empty: none was named
 	Capture   sensor.Config // for each device; Device, Point and Logger are left to the caller
 	NATS      NATS
-	StateDir  string // the embedded server's streams
+	StateDir  string // the spool, the embedded server's streams, what was learned
+	Spool     int64  // bytes of disk for what waits for NATS
+	Limit     Limit
 	Correlate correlate.Config
 
 	Observations Observations
@@ -51,8 +54,17 @@ type NATS struct {
 	Cert  string // path of the client's PEM certificate
 	Key   string // path of the client's PEM key
 
+	Domain string // JetStream domain that has the streams, for a leaf node without them; empty for the server's own
+
 	Listen         string // where the server inside the process listens; empty: it does not
 	ListenPassword string // lets its user "portolan" do everything from there
+}
+
+// Limit bounds hits of one client and hypothesis that are published one by one; of the others summaries go out.
+type Limit struct {
+	Burst     int // at once; 0 for no limit
+	PerMinute int // beyond that
+	Every     time.Duration
 }
 
 // Default returns what holds when nobody said anything. Hostname, user and environment
@@ -63,6 +75,8 @@ func Default() Config {
 		Capture:   sensor.DefaultConfig(),
 		NATS:      NATS{Listen: "127.0.0.1:4222"},
 		StateDir:  defaultStateDir(os.Geteuid(), os.Getenv),
+		Spool:     512 << 20,
+		Limit:     Limit{Burst: 100, PerMinute: 60, Every: time.Minute},
 		Correlate: correlate.DefaultConfig(),
 
 		Observations: Observations{Partitions: 16},

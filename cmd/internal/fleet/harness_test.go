@@ -341,7 +341,7 @@ func openTap(t *testing.T, url, name string, partitions int) tap {
 	t.Helper()
 	cfg := DefaultPublisherConfig()
 	cfg.Sensor, cfg.Partitions, cfg.Timeout = name, partitions, patience
-	p, err := NewPublisher(openBus(t, url, name).Conn(), cfg)
+	p, err := NewPublisher(openBus(t, url, name), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

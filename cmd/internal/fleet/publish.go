@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"portolan/cmd/internal/bus"
 	"portolan/sensor/event"
 )
 
@@ -63,8 +64,8 @@ type PublisherStats struct {
 	Pending      uint64 // batches queued or in flight
 }
 
-// NewPublisher returns a Publisher that uses conn, which has to outlive it.
-func NewPublisher(conn *nats.Conn, cfg PublisherConfig) (*Publisher, error) {
+// NewPublisher returns a Publisher that uses b's connection; b has to outlive it.
+func NewPublisher(b *bus.Bus, cfg PublisherConfig) (*Publisher, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("observations: %w", err)
 	}
@@ -84,7 +85,7 @@ func NewPublisher(conn *nats.Conn, cfg PublisherConfig) (*Publisher, error) {
 		}
 	}
 	var err error
-	p.js, err = jetstream.New(conn,
+	p.js, err = b.NewJetStream(
 		jetstream.WithPublishAsyncMaxPending(maxInFlight),
 		jetstream.WithPublishAsyncTimeout(cfg.Timeout),
 		jetstream.WithPublishAsyncAckHandler(p.acked),

@@ -37,7 +37,7 @@ func TestServerAway(t *testing.T) {
 	url := s.ClientURL()
 	cfg := DefaultPublisherConfig()
 	cfg.Sensor, cfg.Partitions, cfg.QueueBytes, cfg.Timeout = "north", 2, 1<<20, 2*time.Second
-	p, err := NewPublisher(openBus(t, url, "north").Conn(), cfg)
+	p, err := NewPublisher(openBus(t, url, "north"), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func TestServerAway(t *testing.T) {
 func TestEndsTwice(t *testing.T) {
 	cfg := DefaultPublisherConfig()
 	cfg.Sensor = "north"
-	p, err := NewPublisher(openBus(t, startServer(t), "north").Conn(), cfg)
+	p, err := NewPublisher(openBus(t, startServer(t), "north"), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,7 @@ func NewWorker(b *bus.Bus, cfg WorkerConfig) (*Worker, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	js, err := jetstream.New(b.Conn(), jetstream.WithDefaultTimeout(cfg.Timeout))
+	js, err := b.NewJetStream(jetstream.WithDefaultTimeout(cfg.Timeout))
 	if err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}

@@ -36,7 +36,7 @@ func (s *shard) hit(c *client, before []pending, x *pending, v *verdict, w *weig
 		Lookup: src.Source,
 		Calc: Calc{
 			Kind: v.kind, Match: s.matchOf(top, src.text), EValue: w.eValue, Chance: chance(v, top, &s.own), Hypotheses: v.hypotheses(&s.own),
-			Answers: v.competing(&top.found), SupportTrials: top.trials, SupportAnswers: top.operands,
+			Answers: v.competing(&top.found), Constants: top.keys, SupportTrials: top.trials, SupportAnswers: top.operands,
 		},
 		Baseline: Baseline{Model: modelOf(v), Chance: v.q, Trials: uint64(w.ordinal - 1)},
 		Coverage: Coverage{
@@ -188,5 +188,6 @@ func chance(v *verdict, top *share, own *hypothesis.Programs) float64 {
 			v.operand[hypothesis.AddressT]*hypothesis.Tried(hypothesis.ViaTXTBase64)
 		sum = float64(n) * v.q
 	}
+	sum += float64(v.competing(&top.found)*top.keys) * v.q
 	return math.Min(sum, 1)
 }

@@ -146,6 +146,7 @@ type Calc struct {
 	Chance       float64 // probability that one trial such as this, drawn from the baseline, matches any hypothesis of its kind
 	Hypotheses   int     // how many were tried on this connection
 	Answers      int     // how many distinct answers competed to be the operand
+	Constants    int     // with a constant that was learned: how many were remembered, of which any could have fitted
 	Alternatives []Match // others that predict the same connection, heaviest first; at most 8
 	// Support: trials that the same hypothesis predicted for this client, this one included.
 	SupportTrials  int

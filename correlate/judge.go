@@ -45,7 +45,8 @@ type found struct {
 	second   uint32   // the other operand of a pair
 	operand  [16]byte // the answer that word was read from
 	times    int      // predictions alike; 0 counts as 1
-	of       float64  // predictions that competed; 0 means as many as answers
+	of       int      // answers, or pairs of answers, that competed; 0 means as many as answers
+	keys     int      // constants remembered, of which each could have made one fit; 0 counts as 1
 	site     bool     // the constant was confirmed at another client
 	worth    float64  // factor for what else is known of the prediction; 0 counts as 1
 }
@@ -107,7 +108,7 @@ func (v *verdict) trials() (mask uint8) {
 func (v *verdict) competing(f *found) int {
 	switch {
 	case f.of > 0:
-		return int(f.of)
+		return f.of
 	case f.mixture != hypothesis.AddressA:
 		return v.operand[f.mixture]
 	case f.via == hypothesis.ViaA:

@@ -301,7 +301,7 @@ func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y 
 			})
 			t.found = append(t.found, found{
 				mixture: hypothesis.AddressA, sort: sortLearned, which: uint8(c.family), constant: c.key, word: c.x, operand: mapped(c.x),
-				times: c.times, of: float64(len(xs)) * float64(remembered[c.family]), worth: c.worth / float64(c.times) * v.q / q,
+				times: c.times, of: len(xs), keys: remembered[c.family], worth: c.worth / float64(c.times) * v.q / q,
 			})
 		}
 	}
@@ -348,7 +348,7 @@ func (t *tries) learnPort(d *side, l *learner, answer *fresh, port uint16) {
 		if times > 0 {
 			t.found = append(t.found, found{
 				mixture: hypothesis.Port4, sort: sortOffset, which: uint8(o), constant: uint32(key), word: x, operand: mapped(x),
-				times: times, of: float64(len(earlier)),
+				times: times, keys: len(earlier),
 			})
 		}
 	}

@@ -63,7 +63,7 @@ func (s *shard) tryPairs(t *tries, y uint32) {
 	})
 	for i := from; i < len(t.found); i++ {
 		f := &t.found[i]
-		f.of = float64(pairs)
+		f.of = pairs
 		if hypothesis.Pair(f.which) == hypothesis.PairHalves {
 			f.of *= 2 // either may give the high half
 		}

@@ -75,7 +75,7 @@ func (s *shard) trySite(t *tries, y uint32, at event.Time) {
 		}
 	}
 	for i := from; i < len(t.found); i++ {
-		t.found[i].of = float64(len(t.fresh) * known)
+		t.found[i].of, t.found[i].keys = len(t.fresh), known
 	}
 }
 

@@ -376,7 +376,7 @@ func (c *slowClient) run(cfg Config, hits map[ID]slowHit) {
 				}
 				if constant := port - o.Value(from); times > 0 && constant != 0 {
 					set[hypothesis.Port4].add(fmt.Sprintf("%s+%d", o.ID(), constant), float64(times)/(float64(len(ports))*q), o.Weight(),
-						found{mixture: hypothesis.Port4, sort: sortOffset, which: uint8(o), constant: uint32(constant)}, operand, len(ports))
+						found{mixture: hypothesis.Port4, sort: sortOffset, which: uint8(o), constant: uint32(constant)}, operand, 1)
 				}
 			}
 			if !slices.Contains(ports, offset{x: from, port: port}) {
@@ -495,7 +495,7 @@ func slowLearn(answers []uint32, y uint32, q float64, first, before hypothesis.L
 			fresh = append(fresh, slowPair{x, y, f})
 			if worth > 0 {
 				to.add(fmt.Sprintf("%s:%08X", f.ID(), key), worth/(float64(len(answers)*of)*q), f.Weight(),
-					found{mixture: hypothesis.AddressA, sort: sortLearned, which: uint8(f), constant: key}, slowKey{kindA, addr4(x)}, len(answers)*of)
+					found{mixture: hypothesis.AddressA, sort: sortLearned, which: uint8(f), constant: key}, slowKey{kindA, addr4(x)}, len(answers))
 			}
 		}
 	}

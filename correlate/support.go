@@ -122,10 +122,7 @@ func (l *ledger) match(own *hypothesis.Programs, t trial, v *verdict, all []foun
 		if !first {
 			continue
 		}
-		of := f.of
-		if of == 0 {
-			of = float64(v.competing(f))
-		}
+		of := float64(v.competing(f)) * float64(max(f.keys, 1))
 		p := l.support.process(f.key())
 		e := p.Match(uint64(l.trials[f.mixture]), f.factor()*float64(times)/(of*v.q))
 		p.trials++

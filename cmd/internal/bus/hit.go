@@ -216,6 +216,7 @@ func calcOf(h *correlate.Hit, c Context) Calc {
 		Decoys:              c.Decoys,
 		Hypotheses:          h.Calc.Hypotheses,
 		Answers:             h.Calc.Answers,
+		Constants:           h.Calc.Constants,
 		Alternatives:        []Match{}, // an empty list, not null
 		Support:             Support{Trials: h.Calc.SupportTrials, Answers: h.Calc.SupportAnswers},
 	}

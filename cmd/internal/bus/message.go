@@ -196,9 +196,10 @@ type Calc struct {
 	ExpectedFalsePerDay float64 `json:"expected_false_per_day"`
 	ExpectedFalseBasis  string  `json:"expected_false_basis"` // "bound": by theory; "measured": by decoys
 	Decoys              Decoys  `json:"decoys"`
-	Hypotheses          int     `json:"hypotheses"`   // tried on this connection
-	Answers             int     `json:"answers"`      // competed to be the operand
-	Alternatives        []Match `json:"alternatives"` // at most maxAlternatives, heaviest first
+	Hypotheses          int     `json:"hypotheses"`          // tried on this connection
+	Answers             int     `json:"answers"`             // competed to be the operand
+	Constants           int     `json:"constants,omitempty"` // remembered, with one that was learned: any could have fitted
+	Alternatives        []Match `json:"alternatives"`        // at most maxAlternatives, heaviest first
 	Support             Support `json:"support"`
 }
 

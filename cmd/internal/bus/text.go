@@ -148,8 +148,12 @@ func (t *textWriter) calc(m *Message) {
 
 func (t *textWriter) chance(m *Message) {
 	c := &m.Portolan.Calc
-	t.row("chance", fmt.Sprintf("at most %s match by chance; tried %s on %s", trialsText(c.Chance),
-		plural(uint64(max(c.Hypotheses, 0)), "hypothesis"), plural(uint64(max(c.Answers, 0)), "answer")))
+	learned := ""
+	if c.Constants > 0 {
+		learned = ", with " + plural(uint64(c.Constants), "constant") + " remembered"
+	}
+	t.row("chance", fmt.Sprintf("at most %s match by chance; tried %s on %s%s", trialsText(c.Chance),
+		plural(uint64(max(c.Hypotheses, 0)), "hypothesis"), plural(uint64(max(c.Answers, 0)), "answer"), learned))
 	basis := "measured here"
 	if c.ExpectedFalseBasis == "bound" {
 		basis = "at most"

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"portolan/correlate/baseline"
+	"portolan/correlate/evidence"
 	"portolan/correlate/hypothesis"
 	"portolan/sensor/event"
 )
@@ -15,7 +16,7 @@ import (
 // light ones with fewer; with two contacts all do.
 func TestFirstContact(t *testing.T) {
 	const answers = 100
-	const meanShare = .9*.4 + .5*.25 + .2*.1 + .1*.1 + .02*.1 + .0005*.05 // of package evidence, near enough for ratios as large as these
+	meanShare := evidence.MeanShare() // near enough for ratios as large as these
 	atOnce := map[string]bool{"A1": true, "A3:E7708E59": true, "A4": true, "A6": true}
 	for tr := range hypothesis.NumTransforms {
 		w := tr.Weight(hypothesis.ViaA)

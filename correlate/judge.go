@@ -395,7 +395,11 @@ func (s *shard) compete(t *contest, k kind, addr *[16]byte, last event.Time, ori
 		return
 	}
 	decoy := *addr
-	s.scramble(&decoy)
+	if k == kindA && uint32(network(addr)) == t.y>>16 {
+		binary.BigEndian.PutUint32(decoy[12:], s.decoyKey.Neighbour(binary.BigEndian.Uint32(addr[12:])))
+	} else {
+		s.scramble(&decoy)
+	}
 	s.tryAnswer(&s.chance, t.y, k, &decoy, addr, last, origin)
 }
 

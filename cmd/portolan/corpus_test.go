@@ -62,6 +62,23 @@ func TestNoAlertOnRealTraffic(t *testing.T) {
 	}
 }
 
+// TestEvaluateRealTraffic: beside the rules that need neither lookups nor a baseline, and the decoys.
+func TestEvaluateRealTraffic(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	p := &program{stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr}
+	if status := p.run(t.Context(), append([]string{"evaluate", "--json"}, corpus(t)...)); status == exitUsage {
+		t.Fatalf("status %d\n%s", status, &stderr)
+	}
+	var r captureReport
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Found.Alerts+r.Found.Watches > 0 || r.Files < 100 || r.Connections < 4000 {
+		t.Errorf("%+v", r)
+	}
+	t.Logf("%d captures, %d connections: %+v, decoys %+v; rules without lookups and baseline %+v", r.Files, r.Connections, r.Found, r.Decoys, r.Naive)
+}
+
 // TestEventsSurviveRealTraffic: every capture of the corpus is read to its end, whatever
 // it holds, and its frames are accounted for.
 func TestEventsSurviveRealTraffic(t *testing.T) {

@@ -23,14 +23,23 @@ func evaluateCommand() *command {
 	return &command{
 		name:  "evaluate",
 		brief: "measures what is found, and what is found wrongly, on generated traffic",
-		usage: []string{"portolan evaluate [--clients N] [--days D] [--families LIST] [--json] [--svg FILE]"},
+		usage: []string{
+			"portolan evaluate [--clients N] [--days D] [--families LIST] [--json] [--svg FILE]",
+			"portolan evaluate [--json] FILE...",
+		},
 		about: `Makes labelled traffic of hosts that do what hosts do, with implants of every family among
 them, and runs it through the correlator. Prints for each family at which contact it was
 found, and what was found that is no calculation, by threshold and by who did it. Beside
 it stand two rules as they are used without lookups and without a baseline: the port is
 a·b+c, or a·(b+c), of the destination. Thresholds are powers of ten from --watch to 1e9.
-The same flags give the same traffic; no packet is sent.`,
-		example: []string{"portolan evaluate --days 0.2 --svg evaluate.svg", "portolan evaluate --families P1,A9 --clients 50 --json"},
+The same flags give the same traffic; no packet is sent.
+
+With capture files it measures those instead, each by itself, as innocent traffic: what was found
+in them, what scrambled answers reached, and what the two rules say.`,
+		example: []string{
+			"portolan evaluate --days 0.2 --svg evaluate.svg", "portolan evaluate --families P1,A9 --clients 50 --json",
+			"portolan evaluate testdata/pcap/benign.pcap",
+		},
 		declare: func(o *options) action {
 			world := traffic.DefaultConfig()
 			asJSON, svg, connections := false, "", 0
@@ -62,9 +71,6 @@ The same flags give the same traffic; no packet is sent.`,
 			o.string(&svg, "svg", "FILE", "write a plot: detection and false hits by threshold")
 			o.settings("alert", "watch", "address_window", "port_window", "max_ttl", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses", "memory")
 			return func(ctx context.Context, p *program, args []string) error {
-				if len(args) > 0 {
-					return usagef("evaluate: takes no arguments, got %q", args[0])
-				}
 				world.Connections = uint64(connections)
 				if err := world.Validate(); err != nil {
 					return usagef("evaluate: %v", err)
@@ -75,6 +81,12 @@ The same flags give the same traffic; no packet is sent.`,
 				}
 				if cfg.Correlate.Watch > 1e8 {
 					return usagef("evaluate: --watch: %g leaves fewer than two thresholds up to 1e9", cfg.Correlate.Watch)
+				}
+				if len(args) > 0 {
+					if svg != "" {
+						return usagef("evaluate: --svg: there is a plot of generated traffic only")
+					}
+					return p.evaluateCaptures(ctx, &cfg, args, asJSON)
 				}
 				return p.evaluate(ctx, &cfg, world, asJSON, svg)
 			}
@@ -125,7 +137,7 @@ func (p *program) evaluate(ctx context.Context, cfg *config.Config, world traffi
 
 // thresholds is how many e-values hits are counted at: the powers of ten from 10 up. Below the
 // Watch level there are no hits.
-const thresholds = 9
+const thresholds = correlate.Powers
 
 // reached returns how many of the thresholds e reaches.
 func reached(e float64) int {
@@ -184,6 +196,7 @@ type implantResult struct {
 	named    bool // the first alert names the family
 	as       string
 	naive    int
+	trials   []trialReport // the first that gave hits
 }
 
 type falseKey struct {
@@ -320,6 +333,11 @@ func (i *implantResult) count(e *evaluation, h *correlate.Hit, l *labelled) {
 	for t := range reached(h.Calc.EValue) {
 		firstContact(&i.first[t], contact)
 	}
+	if c := &h.Calc; i.alert == 0 && len(i.trials) < maxTrialReports {
+		i.trials = append(i.trials, trialReport{
+			contact, c.EValue, c.Hypothesis, c.Answers, c.Constants, h.Baseline.Chance, c.SupportTrials, h.Baseline.Trials,
+		})
+	}
 	switch h.Level {
 	case correlate.Alert:
 		if i.alert == 0 {
@@ -331,6 +349,22 @@ func (i *implantResult) count(e *evaluation, h *correlate.Hit, l *labelled) {
 	case correlate.Watch:
 		firstContact(&i.watch, contact)
 	}
+}
+
+// maxTrialReports is how many hits of an implant are told one by one.
+const maxTrialReports = 12
+
+// trialReport is what one contact was worth, with what that came from. The first match of a hypothesis is
+// worth its weight × the mean share of trials ÷ (answers × constants × chance); package evidence.
+type trialReport struct {
+	Contact   int     `json:"contact"`
+	EValue    float64 `json:"e_value"`
+	As        string  `json:"as"`
+	Answers   int     `json:"answers"`   // competed
+	Constants int     `json:"constants"` // remembered; 0 when none is learned
+	Chance    float64 `json:"chance"`    // of the port or destination
+	Support   int     `json:"support"`   // trials that the hypothesis predicted, this one included
+	Trials    uint64  `json:"trials"`    // of its kind that the client made before
 }
 
 // calculation returns what the catalogue lists a hit's hypothesis as: a learned constant
@@ -398,6 +432,20 @@ func (n *naiveRules) count(e *evaluation, l *labelled, x *event.Connection) {
 	n.hits++
 	n.distinct[x.Dst] = true
 	n.bySource[l.label.Source]++
+}
+
+// wanted returns the contact by which a family is to be an alert: known transforms that are heavy at the
+// first, others at the second, port formulas and learned constants at the third, learned offsets at the fourth.
+func wanted(f *familyReport) int {
+	switch {
+	case strings.HasPrefix(f.ID, "C*"):
+		return 4
+	case f.Group == "A1" || f.Group == "A3" || f.Group == "A4" || f.Group == "A6":
+		return 1
+	case f.Learned || f.Group[0] != 'A' && f.Group != "TXT":
+		return 3
+	}
+	return 2
 }
 
 // median returns the middle of a list that is not empty; it sorts it.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"portolan/correlate/evidence"
 	"portolan/correlate/hypothesis"
 	"portolan/correlate/traffic"
 	"portolan/sensor/event"
@@ -135,6 +136,54 @@ func TestEvaluateForPeople(t *testing.T) {
 	}
 }
 
+// Implants that came to an alert later than wanted are told contact by contact, and the first one's
+// e-value is the arithmetic that stands above the table.
+func TestEvaluateTellsWhatIsLate(t *testing.T) {
+	args := []string{"--clients", "0", "--days", "0.5", "--families", "A3,A9", "--watch", "10"}
+	r := evaluatedJSON(t, args...)
+	late, weight := 0, map[string]float64{}
+	for _, h := range hypothesis.Catalogue() {
+		weight[h.ID] = h.Weight
+	}
+	for i := range r.Families {
+		for _, x := range r.Families[i].Implants {
+			if x.Alert > 0 && x.Alert <= wanted(&r.Families[i]) {
+				continue
+			}
+			late++
+			for _, c := range x.Trials {
+				expected := weight[c.As] * evidence.MeanShare() / (float64(c.Answers) * c.Chance)
+				if c.Support == 1 && (c.EValue < .9*expected || c.EValue > 1.2*expected+10) {
+					t.Errorf("%s, %s: first match is worth %.3g, the arithmetic says %.3g", c.As, x.Around, c.EValue, expected)
+				}
+			}
+		}
+	}
+	if text := evaluated(t, args...); late == 0 || !strings.Contains(text, "Alerts later than wanted") {
+		t.Errorf("%d late implants, told as\n%s", late, text)
+	}
+}
+
+// Captures are measured as innocent traffic: of one with an implant both the rules and Portolan say so.
+func TestEvaluateCaptures(t *testing.T) {
+	pcap := func(name string) string { return filepath.Join("..", "..", "testdata", "pcap", name) }
+	measure := func(paths ...string) (r captureReport) {
+		if err := json.Unmarshal([]byte(evaluated(t, append([]string{"--json"}, paths...)...)), &r); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := measure(pcap("benign.pcap")); r.Files != 1 || r.Connections == 0 || r.Lookups == 0 || r.Found.Alerts+r.Found.Watches > 0 {
+		t.Errorf("innocent traffic: %+v", r)
+	}
+	if r := measure(pcap("benign.pcap"), pcap("mul-add.pcap")); r.Files != 2 || r.Found.Alerts == 0 || r.Naive.Hits == 0 || len(r.Examples) < 2 {
+		t.Errorf("with an implant: %+v", r)
+	}
+	if out := evaluated(t, pcap("mul-add.pcap")); !strings.Contains(out, "ALERT") && !strings.Contains(out, "alert ") {
+		t.Errorf("for people:\n%s", out)
+	}
+}
+
 // The plot is well-formed, and what it draws lies within its frame.
 func TestEvaluateSVG(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "plot.svg")
@@ -177,7 +226,8 @@ func TestEvaluateRefuses(t *testing.T) {
 		{"--families A99", "Families A99: want ids or groups"},
 		{"--clients 0 --implants 0", "at least 1, or some Implants"},
 		{"--watch 1e9 --alert 1e9", "--watch: 1e+09 leaves fewer than two thresholds"},
-		{"extra", "takes no arguments"},
+		{"no-such-file", "open no-such-file"},
+		{"--svg x.svg day.pcap", "--svg: there is a plot of generated traffic only"},
 		{"--svg /nowhere/plot.svg", "write plot: open /nowhere/plot.svg"},
 	} {
 		p := &program{stdout: io.Discard, stderr: io.Discard}

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"portolan/correlate"
+	"portolan/correlate/evidence"
 	"portolan/correlate/traffic"
 )
 
@@ -94,7 +95,8 @@ type implantReport struct {
 	Naive    int             `json:"naive"`
 	Named    bool            `json:"named"` // the first alert names this family
 	As       string          `json:"as,omitempty"`
-	First    [thresholds]int `json:"first"` // by threshold, from 10 up
+	First    [thresholds]int `json:"first"`            // by threshold, from 10 up
+	Trials   []trialReport   `json:"trials,omitempty"` // up to the first alert
 }
 
 type thresholdReport struct {
@@ -107,6 +109,10 @@ type thresholdReport struct {
 	InfectedFalse  uint64  `json:"false_on_infected"` // benign connections of infected addresses
 	InfectedPerDay float64 `json:"false_on_infected_per_client_day"`
 	Expected       float64 `json:"expected_per_client_day"` // at most: trials ÷ e-value
+	Decoys         uint64  `json:"decoys"`                  // trials in which scrambled answers reached it, over all addresses
+	// Between what the ratio of false hits to decoys lies, with 95 % confidence; no high end without decoys.
+	RatioLow  float64  `json:"ratio_low"`
+	RatioHigh *float64 `json:"ratio_high"`
 }
 
 type sourceReport struct {
@@ -134,7 +140,7 @@ func (e *evaluation) report() *evaluationReport {
 		fr := familyReport{ID: f.ID, Group: f.Group, Name: f.Name, Learned: f.Learned}
 		for k, i := range e.implants {
 			if k.family == f.ID && i.contacts > 0 {
-				fr.Implants = append(fr.Implants, implantReport{i.around, i.contacts, i.watch, i.alert, i.lead, i.naive, i.named, i.as, i.first})
+				fr.Implants = append(fr.Implants, implantReport{i.around, i.contacts, i.watch, i.alert, i.lead, i.naive, i.named, i.as, i.first, i.trials})
 			}
 		}
 		if len(fr.Implants) > 0 {
@@ -172,6 +178,11 @@ func (e *evaluation) report() *evaluationReport {
 		tr.FoundFirst, tr.FoundThird, tr.Found = per(tr.FoundFirst, float64(all)), per(tr.FoundThird, float64(all)), per(tr.Found, float64(all))
 		tr.FalsePerDay, tr.InfectedPerDay = per(float64(tr.False), w.ClientDays), per(float64(tr.InfectedFalse), infectedDays)
 		tr.Expected = trials / tr.EValue
+		tr.Decoys = stats.ReachedByDecoys[t]
+		low, high := evidence.RatioInterval(tr.False+tr.InfectedFalse, tr.Decoys, .95)
+		if tr.RatioLow = low; !math.IsInf(high, 0) {
+			tr.RatioHigh = &high
+		}
 		r.ByLevel = append(r.ByLevel, tr)
 	}
 
@@ -228,6 +239,7 @@ func (r *evaluationReport) write(w io.Writer) error {
 		r.World.Seed, (time.Duration(r.World.Days * float64(24*time.Hour))).Round(time.Minute),
 		count(r.World.Addresses, "client address", "client addresses"), r.World.Infected, r.World.Lookups, r.World.Connections, r.World.Queries)
 	r.writeFamilies(&b)
+	r.writeLate(&b)
 	r.writeFalse(&b)
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -296,12 +308,12 @@ func familyRow(group []familyReport) []string {
 
 func (r *evaluationReport) writeFalse(b *strings.Builder) {
 	fmt.Fprintf(b, "\nFalse hits by threshold, in %.4g client-days without implant and on benign connections of infected hosts\n", r.World.ClientDays)
-	rows := [][]string{{"e-value", "implants found", "by 3rd contact", "at 1st", "false", "per client-day", "on infected", "per client-day", "bound"}}
+	rows := [][]string{{"e-value", "implants found", "by 3rd contact", "at 1st", "false", "per client-day", "on infected", "per client-day", "bound", "decoys", "false ÷ decoys"}}
 	for _, t := range r.ByLevel {
 		rows = append(rows, []string{
 			fmt.Sprintf("%.0e", t.EValue), fmt.Sprintf("%.3f", t.Found), fmt.Sprintf("%.3f", t.FoundThird), fmt.Sprintf("%.3f", t.FoundFirst),
 			fmt.Sprint(t.False), fmt.Sprintf("%.3g", t.FalsePerDay), fmt.Sprint(t.InfectedFalse), fmt.Sprintf("%.3g", t.InfectedPerDay),
-			fmt.Sprintf("%.3g", t.Expected),
+			fmt.Sprintf("%.3g", t.Expected), fmt.Sprint(t.Decoys), t.ratioText(),
 		})
 	}
 	writeColumns(b, rows)
@@ -343,6 +355,52 @@ func (r *evaluationReport) writeFalse(b *strings.Builder) {
 			s.Source, host, s.Hypothesis, fmt.Sprint(s.Clients), fmt.Sprint(s.Alerts), fmt.Sprint(s.Watches), fmt.Sprint(s.Leads), fmt.Sprintf("%.2g", s.Largest), s.Example,
 		})
 	}
+	writeColumns(b, rows)
+}
+
+// ratioText writes the interval of the ratio.
+func (t *thresholdReport) ratioText() string {
+	switch {
+	case t.False+t.InfectedFalse+t.Decoys == 0:
+		return "-"
+	case t.RatioHigh == nil:
+		return fmt.Sprintf("%.2g or more", t.RatioLow)
+	}
+	return fmt.Sprintf("%.2g to %.2g", t.RatioLow, *t.RatioHigh)
+}
+
+// writeLate prints what the contacts of each implant were worth that came to an alert later than wanted.
+func (r *evaluationReport) writeLate(b *strings.Builder) {
+	rows := [][]string{{"family", "host", "wanted", "alert", "contact", "e-value", "fits", "answers", "constants", "chance, 1 in", "trials before", "as"}}
+	for i := range r.Families {
+		f := &r.Families[i]
+		for _, x := range f.Implants {
+			if x.Alert > 0 && x.Alert <= wanted(f) || x.Alert == 0 && x.Contacts < wanted(f) {
+				continue
+			}
+			head := []string{f.ID, x.Around, fmt.Sprint(wanted(f)), fmt.Sprint(x.Alert)}
+			if x.Alert == 0 {
+				head[3] = fmt.Sprintf("none in %d", x.Contacts)
+			}
+			for _, t := range x.Trials {
+				rows = append(rows, append(head, fmt.Sprint(t.Contact), fmt.Sprintf("%.2g", t.EValue), fmt.Sprint(t.Support), fmt.Sprint(t.Answers),
+					fmt.Sprint(t.Constants), fmt.Sprintf("%.3g", 1/t.Chance), fmt.Sprint(t.Trials), t.As))
+				head = []string{"", "", "", ""}
+			}
+			if len(x.Trials) == 0 {
+				rows = append(rows, append(head, "", "", "", "", "", "", "", "no hit"))
+			}
+		}
+	}
+	if len(rows) == 1 {
+		return
+	}
+	fmt.Fprintf(b, `
+Alerts later than wanted, and what each contact was worth. A hypothesis that fits for the first time is worth
+its weight × %.3f ÷ (answers × constants × chance of the port or destination); the next fit multiplies
+that. It fades with each trial in between that the hypothesis does not predict, so that on a host that walks
+through destinations every contact stands alone. A contact that is missing was worth less than %g.
+`, evidence.MeanShare(), r.Watch)
 	writeColumns(b, rows)
 }
 

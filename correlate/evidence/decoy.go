@@ -16,6 +16,17 @@ func NewDecoy() Decoy {
 	return d
 }
 
+// Neighbour returns w with its lower half scrambled: an address of the same network (a bijection as well).
+// What lies close to an answer is contacted more often, and some calculations stay close.
+func (d *Decoy) Neighbour(w uint32) uint32 {
+	c, e := w>>8&255, w&255
+	for _, k := range d.key {
+		f := (e + k>>24) * k
+		c, e = e, c^(f>>19&255)
+	}
+	return w&^0xffff | c<<8 | e
+}
+
 // Word returns the scrambled w: four rounds of a Feistel network over its halves.
 func (d *Decoy) Word(w uint32) uint32 {
 	l, r := w>>16, w&0xffff

@@ -25,6 +25,14 @@ func TestDecoyIsABijection(t *testing.T) {
 			same++
 		}
 	}
+	seen := [1 << 16]bool{}
+	for w := range uint32(1 << 16) {
+		n := d.Neighbour(0x60010000 | w)
+		if n>>16 != 0x6001 || seen[n&0xffff] {
+			t.Fatalf("the neighbour of %08x is %08x", 0x60010000|w, n)
+		}
+		seen[n&0xffff] = true
+	}
 	// Neighbours are torn apart: about one in 65,536 keeps its upper half by chance.
 	if same > 200 {
 		t.Errorf("%d of a million words kept their upper half", same)

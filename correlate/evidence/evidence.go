@@ -31,6 +31,15 @@ import "math"
 // busy host's evidence, or a scanner's, from wearing off between two contacts.
 var shares = [...]struct{ pi, weight float64 }{{.9, .4}, {.5, .25}, {.2, .1}, {.1, .1}, {.02, .1}, {.0005, .05}}
 
+// MeanShare returns the mean of the shares of trials that are mixed: what a first match with a large ratio
+// is worth for each unit of the ratio.
+func MeanShare() (mean float64) {
+	for _, s := range shares {
+		mean += s.weight * s.pi
+	}
+	return mean
+}
+
 // Process is the e-process of one hypothesis for one client, for every share mixed. The
 // zero value has seen no match.
 type Process struct {

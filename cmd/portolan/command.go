@@ -29,7 +29,7 @@ type action func(ctx context.Context, p *program, args []string) error
 func commands() []*command {
 	return []*command{
 		runCommand(), correlateCommand(), replayCommand(), evaluateCommand(), eventsCommand(), watchCommand(), labCommand(), explainCommand(),
-		hypothesesCommand(), natsCommand(), configCommand(), versionCommand(), helpCommand(),
+		hypothesesCommand(), baselineCommand(), natsCommand(), configCommand(), versionCommand(), helpCommand(),
 	}
 }
 

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"portolan/cmd/internal/config"
 	"portolan/cmd/internal/state"
 	"portolan/correlate"
 	"portolan/correlate/baseline"
+	"portolan/sensor/event"
 )
 
 // newCorrelator returns a correlator, and the baseline that it learns.
@@ -31,10 +33,16 @@ type learned struct {
 	log   *slog.Logger
 }
 
+// clockSlack is how far a state may be ahead without anybody being told.
+const clockSlack = 10 * time.Minute
+
+// baselinePath returns where the state directory has the baseline.
+func baselinePath(cfg *config.Config) string { return filepath.Join(cfg.StateDir, "baseline.state") }
+
 // openLearned reads into the baseline what an earlier run learned. A damaged file is put
 // aside and said; one of a newer version is an error, and stays as it is.
 func openLearned(cfg *config.Config, m *baseline.Model, log *slog.Logger) (*learned, error) {
-	path := filepath.Join(cfg.StateDir, "baseline.state")
+	path := baselinePath(cfg)
 	store, err := state.New(state.Config{Path: path, Logger: log})
 	if err != nil {
 		return nil, err
@@ -49,6 +57,9 @@ func openLearned(cfg *config.Config, m *baseline.Model, log *slog.Logger) (*lear
 		return nil, fmt.Errorf("baseline: %w", err)
 	}
 	if found {
+		if ahead := s.NotAfter(event.TimeOf(time.Now())); ahead > clockSlack {
+			log.Warn("what was learned is from the future: a clock was wrong; it fades from now on", "path", path, "ahead", ahead.Round(time.Minute))
+		}
 		if err := m.Import(s); err != nil {
 			return nil, withHint(fmt.Errorf("%s: %w", path, err), "move the file away to learn afresh")
 		}

@@ -8,11 +8,14 @@ import (
 	"portolan/sensor/event"
 )
 
+// Ordinarily is how many clients make a port or a destination ordinary in their zone.
+const Ordinarily = 3
+
 // Bounds on what one client, and few clients, can do to a zone.
 const (
 	perEpoch      = 16 // distinct ports, or destinations, of one client that count in an epoch
 	perGeneration = 64 // the same in a generation
-	enough        = 3  // clients that make a port or destination ordinary
+	enough        = Ordinarily
 	negligible    = .05
 )
 

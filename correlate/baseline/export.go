@@ -81,9 +81,23 @@ func (b *book) export() BookState {
 // Time returns the time to which s was counted. One in the future comes from a clock that was wrong.
 func (s *State) Time() event.Time { return event.Time(s.Epoch * int64(Epoch)) }
 
+// NotAfter makes s, when its time lies after t, one of time t, so that it fades from then on, and
+// returns how far ahead it was: some clock was wrong.
+func (s *State) NotAfter(t event.Time) (ahead time.Duration) {
+	epoch := epochOf(t)
+	if s.Epoch <= epoch {
+		return 0
+	}
+	ahead = s.Time().Sub(t)
+	s.Epoch = epoch
+	generation := max(epoch, 0) / generationOf(time.Duration(s.HalfLife)*time.Second)
+	s.Ports.Generation, s.Destinations.Generation = generation, generation
+	return ahead
+}
+
 // Import adds what s counted to the Model, faded to the later of the two times; once the Model
 // was rotated, its own time stands. In which order two states are imported makes no difference. What
-// was counted up to a time in the future does not fade until then. An error says what is wrong
+// was counted up to a time in the future does not fade until then; see NotAfter. An error says what is wrong
 // with s, and leaves the Model as it was.
 func (m *Model) Import(s State) error {
 	if err := s.validate(); err != nil {

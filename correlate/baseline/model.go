@@ -100,12 +100,15 @@ func NewModel(cfg ModelConfig) (*Model, error) {
 		return nil, err
 	}
 	m := &Model{cfg: cfg, open: map[int64]*batches{}, closed: math.MinInt64, at: math.MinInt64}
-	generation := max(int64(cfg.HalfLife/Epoch)/2, 1)
+	generation := generationOf(cfg.HalfLife)
 	m.ports = newBook(cfg.Ports, cfg.Zones, generation)
 	m.destinations = newBook(cfg.Destinations, cfg.Zones, generation)
 	m.views.Store(&views{})
 	return m, nil
 }
+
+// generationOf returns how many epochs a generation of a book lasts.
+func generationOf(halfLife time.Duration) int64 { return max(int64(halfLife/Epoch)/2, 1) }
 
 // epochOf returns the number of the epoch that t lies in.
 func epochOf(t event.Time) int64 {

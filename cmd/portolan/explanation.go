@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"portolan/cmd/internal/bus"
+	"portolan/correlate/evidence"
+	"portolan/correlate/hypothesis"
 )
 
 // explanation writes the sections of one hit. Text that a stranger chose goes through
@@ -102,15 +104,50 @@ func (x explanation) evidence(m *bus.Message) {
 	x.section("Evidence")
 	x.row("this "+what, "%s without any calculation, by the baseline %q after %s of this client",
 		oneIn(p.Baseline.Chance), printable(p.Baseline.Model), count(p.Baseline.Trials, "trial", "trials"))
-	x.row("tried", "%s on %s", count(uint64(max(c.Hypotheses, 0)), "hypothesis", "hypotheses"),
-		count(uint64(max(c.Answers, 0)), "answer", "answers"))
+	remembered := ""
+	if c.Constants > 0 {
+		remembered = ", with " + count(c.Constants, "constant", "constants") + " remembered, any of which could have fitted"
+	}
+	x.row("tried", "%s on %s%s", count(uint64(max(c.Hypotheses, 0)), "hypothesis", "hypotheses"),
+		count(uint64(max(c.Answers, 0)), "answer", "answers"), remembered)
 	x.row("any match by chance", "%s at most, in one trial such as this", oneIn(c.Chance))
 	x.row("same hypothesis", "fits %s of this client, from %s",
 		count(uint64(max(c.Support.Trials, 0)), "connection", "connections"),
 		count(uint64(max(c.Support.Answers, 0)), "distinct answer", "distinct answers"))
+	if weight, ok := weightOf(c.Hypothesis); ok && p.Baseline.Chance > 0 && c.Answers > 0 {
+		before := ""
+		if c.Support.Trials > 1 {
+			before = "; times what those before are worth, less what has faded since"
+		}
+		competed := float64(c.Answers) * float64(max(c.Constants, 1))
+		x.row("by itself", "prior weight %.3g × mean share %.3f ÷ (%g competing × %.3g chance) = %.3g%s", weight, evidence.MeanShare(),
+			competed, p.Baseline.Chance, weight*evidence.MeanShare()/(competed*p.Baseline.Chance), before)
+	}
 	x.row("e-value", "%.3g, of which %.3g by %s; chance reaches E at most once in E trials", c.EValue, c.Match.EValue,
 		printable(c.Hypothesis))
 	x.row("expected false", "%.2g hits of this level a day (%s)", c.ExpectedFalsePerDay, printable(c.ExpectedFalseBasis))
+	x.row("decoys", "at this sensor so far scrambled answers reached a watch %s, an alert %s", times(c.Decoys.Watch), times(c.Decoys.Alert))
+}
+
+// times writes how often something happened.
+func times(n uint64) string { return count(n, "time", "times") }
+
+// weightOf returns the prior weight of a hypothesis of the catalogue. Behind a colon or a plus sign may
+// stand a constant that was learned.
+func weightOf(id string) (weight float64, ok bool) {
+	short := id
+	if at := strings.LastIndexAny(id, ":+"); at > 0 {
+		short = id[:at]
+	}
+	for _, h := range hypothesis.Catalogue() {
+		switch h.ID {
+		case id:
+			return h.Weight, true
+		case short:
+			weight, ok = h.Weight, true
+		}
+	}
+	return weight, ok
 }
 
 func (x explanation) coverage(c *bus.Coverage) {

@@ -188,9 +188,10 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// heardHit is a message and when it came.
+// heardHit is a message, when the stream had it, and when it came.
 type heardHit struct {
 	*bus.Message
+	stored   time.Time // zero when it did not come from a stream
 	received time.Time
 }
 
@@ -230,7 +231,7 @@ func listen(ctx context.Context, url string, log *slog.Logger) (*listener, error
 
 func (l *listener) take(m *bus.Message, meta bus.Meta) {
 	l.mu.Lock()
-	l.hits = append(l.hits, heardHit{m, meta.Received})
+	l.hits = append(l.hits, heardHit{m, meta.Time, meta.Received})
 	l.mu.Unlock()
 	select {
 	case l.heard <- struct{}{}:

@@ -21,6 +21,9 @@ type labOutcome struct {
 	FalseAlerts []string       `json:"false_alerts"`
 	FalseOthers []string       `json:"false_watches_and_leads"`
 	Latency     latency        `json:"wire_to_subscriber"`
+	Wire        latency        `json:"wire_to_hit"`
+	Stream      latency        `json:"hit_to_stream"`
+	Subscriber  latency        `json:"stream_to_subscriber"`
 	Lookups     uint64         `json:"lookups"`
 	Connections uint64         `json:"connections"`
 	Benign      int            `json:"benign_clients"`
@@ -63,8 +66,17 @@ type flow struct {
 
 // heardFlow is what the subscriber was told of one connection.
 type heardFlow struct {
-	first time.Duration // from the wire to the first message
-	last  heardHit      // highest revision
+	first time.Duration    // from the wire to the first message
+	stage [3]time.Duration // of that: to the hit, from there to the stream, from there to the subscriber
+	last  heardHit         // highest revision
+}
+
+// stages says where the time of a message went; all is nothing when that is not known.
+func (h *heardHit) stages() (s [3]time.Duration) {
+	if made := h.Event.Created; made != nil && !h.stored.IsZero() {
+		s = [3]time.Duration{made.Sub(h.Timestamp), h.stored.Sub(*made), h.received.Sub(h.stored)}
+	}
+	return s
 }
 
 var levelOrder = [...]string{"none", "lead", "watch", "alert"}
@@ -82,7 +94,7 @@ func judgeLab(hosts []lab.Host, truth []lab.Contact, traffic lab.Traffic, heard 
 		}
 		f, known := flows[k]
 		if !known {
-			f = &heardFlow{first: h.received.Sub(h.Timestamp), last: h}
+			f = &heardFlow{first: h.received.Sub(h.Timestamp), stage: h.stages(), last: h}
 			flows[k] = f
 			order = append(order, k)
 		} else if h.Portolan.Revision > f.last.Portolan.Revision {
@@ -91,10 +103,15 @@ func judgeLab(hosts []lab.Host, truth []lab.Contact, traffic lab.Traffic, heard 
 	}
 	o := &labOutcome{Lookups: traffic.Lookups, Connections: traffic.Connections, FalseAlerts: []string{}, FalseOthers: []string{}}
 	var all []time.Duration
+	var stage [3][]time.Duration
 	for _, f := range flows {
 		all = append(all, f.first)
+		for i, d := range f.stage {
+			stage[i] = append(stage[i], d)
+		}
 	}
 	o.Latency = latencyOf(all)
+	o.Wire, o.Stream, o.Subscriber = latencyOf(stage[0]), latencyOf(stage[1]), latencyOf(stage[2])
 	expected := map[flow]bool{}
 	for _, h := range hosts {
 		if !h.Implant {
@@ -195,6 +212,9 @@ func (o *labOutcome) write(w io.Writer) error {
 	}
 	fmt.Fprintf(&b, "wire to subscriber median %s, 99th percentile %s, longest %s, over %s\n", lagText(o.Latency.Median),
 		lagText(o.Latency.P99), lagText(o.Latency.Max), count(o.Latency.Messages, "hit", "hits"))
+	fmt.Fprintf(&b, "  of that          to the hit %s (%s), to the stream %s (%s), to the subscriber %s (%s)\n",
+		lagText(o.Wire.Median), lagText(o.Wire.P99), lagText(o.Stream.Median), lagText(o.Stream.P99),
+		lagText(o.Subscriber.Median), lagText(o.Subscriber.P99))
 	verdict := "PASSED: every implant found, no false alert"
 	if !o.Passed {
 		verdict = "NOT PASSED"

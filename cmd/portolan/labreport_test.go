@@ -32,12 +32,12 @@ func contact(port, to uint16, level string) lab.Contact {
 }
 
 func heardAt(after time.Duration, src netip.Addr, sport, dport uint16, rev uint32, state, level string) heardHit {
-	return heardHit{&bus.Message{
+	return heardHit{Message: &bus.Message{
 		Timestamp: wire, Source: bus.Source{IP: src, Port: sport},
 		Destination: bus.Destination{IP: netip.MustParseAddr("198.51.100.23"), Port: dport},
 		Network:     bus.Network{Transport: "tcp"},
 		Portolan:    bus.Portolan{Revision: rev, State: state, Level: level},
-	}, wire.Add(after)}
+	}, received: wire.Add(after)}
 }
 
 func TestJudgeLab(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -164,7 +165,12 @@ func runSensor() error {
 			return err
 		}
 		st := b.pub.spool.Stats()
-		fmt.Println(st.Sequence, st.Pending, st.EverSpoilt, st.EverLost[spool.Alert.String()])
+		gaps, _ := b.pub.spool.TakeGaps(1 << 20)
+		unused, err := json.Marshal(gaps)
+		if err != nil {
+			return err
+		}
+		fmt.Println(st.Sequence, st.Pending, st.EverSpoilt, st.EverLost[spool.Alert.String()], string(unused))
 		return b.Close()
 	}
 	out := bufio.NewWriter(os.Stdout)

@@ -26,6 +26,10 @@ const (
 	firstDelay   = 5 * time.Second
 	longestDelay = 5 * time.Minute
 
+	// sequencesAhead is how many sequences a process that is killed leaves unused, at most. A burst of so many
+	// hits within one write to the disk waits for it.
+	sequencesAhead = 1024
+
 	freshAlert   = time.Minute // an alert younger than that also goes to who listens, when no stream takes it
 	unstoredOnce = 64          // such alerts in one go
 
@@ -71,7 +75,7 @@ type trouble struct {
 func openSpool(cfg *Config, p *publisher) (err error) {
 	c := spool.Config{Memory: spoolMemory, Queue: cfg.Queue, Log: p.b.log}
 	if p.durable = cfg.spools(); p.durable {
-		c.Path, c.Bytes = cfg.spoolPath(), cfg.Spool
+		c.Path, c.Bytes, c.Ahead = cfg.spoolPath(), cfg.Spool, sequencesAhead
 	}
 	if p.b.server != nil {
 		c.Keep = 2 * syncInterval // a host that loses power must not lose what the spool had on disk

@@ -369,7 +369,11 @@ func (s *Spool) fail(err error) {
 	first := s.failing == nil
 	s.failing = err
 	for _, e := range s.waiting {
-		if !e.gone && !e.offered {
+		switch {
+		case e.gone:
+		case e.acked:
+			s.endLocked(e)
+		case !e.offered:
 			s.offerLocked(e)
 		}
 	}
@@ -397,6 +401,8 @@ func (s *Spool) mendedLocked() {
 		s.failing = nil
 		s.state.reserved = 0
 		s.dirty = true
+		s.reserveLocked()
+		s.ahead = min(s.ahead, s.state.reserved)
 		s.log.Info("spool: disk takes messages again", "path", s.cfg.Path)
 	}
 }
@@ -445,6 +451,9 @@ func (s *Spool) flush() (more bool, err error) {
 		s.done = append(done, s.done...)
 		s.untakeLocked(batch)
 		return false, err
+	}
+	if dirty {
+		s.ahead = st.reserved
 	}
 	s.mendedLocked()
 	s.writtenLocked(batch)
@@ -540,7 +549,10 @@ func (s *Spool) writtenLocked(batch []*entry) {
 			s.cached -= e.size
 			e.msg = nil
 		}
-		if !e.offered {
+		switch {
+		case e.acked:
+			s.endLocked(e)
+		case !e.offered:
 			s.offerLocked(e)
 		}
 	}

@@ -78,7 +78,7 @@ type Reason uint8
 const (
 	Lost      Reason = iota // made room for others, or could not be read back
 	Duplicate               // the stream had a message of this ID already
-	Unused                  // set aside while the disk was full; at most some were given out
+	Unused                  // set aside and not all given out when the process was killed; some may come all the same
 )
 
 var reasonNames = [...]string{"lost", "duplicate", "unused"}

@@ -35,6 +35,14 @@
 // PutNext gives each message the next sequence, from 1, without gaps, over restarts. A
 // message that is lost later has taken its sequence; the Gap list says which ones will not
 // come and why, until TakeGaps hands them out to be published.
+//
+// # Sending before the disk has it
+//
+// With Config.Ahead a message can be sent while it is still being written, for the disk takes longer than
+// all else. It is accepted, and counted so, only when it is safe. What a process sends and then
+// loses with its life must not share its sequence with another message: the file says beforehand up to
+// which sequence may have been given out, and after a kill the next process begins behind
+// that, with the rest as a gap.
 package spool
 
 import (
@@ -88,7 +96,10 @@ type Config struct {
 	// Keep is how long a message stays in the file after Done, to be found by the next process if
 	// this one is killed: for a receiver that acknowledges before its own disk has the message.
 	Keep time.Duration
-	Log  *slog.Logger // nil for none
+	// Ahead is how many sequences are set aside at a time so that Next has messages before the disk
+	// does; 0 for none: then Next waits for the disk.
+	Ahead uint64
+	Log   *slog.Logger // nil for none
 }
 
 // MinBytes is the least Config.Bytes.
@@ -150,6 +161,7 @@ type entry struct {
 	accepted bool // counted as such
 	offered  bool // Next has it, or had it
 	writing  bool // the writer has it
+	acked    bool // done with, but for Config.Keep: the file is to have it first
 	flying   bool // the sender has it
 	gone     bool // done with; whoever still holds it drops it
 	size     int64
@@ -182,7 +194,8 @@ type Spool struct {
 	closed  bool
 	state   state
 	gaps    []Gap
-	dirty   bool // state or gaps differ from what the file says
+	dirty   bool   // state or gaps differ from what the file says
+	ahead   uint64 // up to here the file says that sequences may have been given out
 	stats   Stats
 	byClass [numClasses]list
 	waiting []*entry // not in the file and to be written, by number
@@ -217,6 +230,9 @@ func Open(cfg Config) (*Spool, error) {
 			return nil, fmt.Errorf("spool %s: %w", cfg.Path, err)
 		}
 	}
+	s.mu.Lock()
+	s.reserveLocked()
+	s.mu.Unlock()
 	go s.run()
 	return s, nil
 }
@@ -322,11 +338,21 @@ func (s *Spool) putLocked(m *Message, patient bool) error {
 	}
 	s.live += e.size
 	s.waiting = append(s.waiting, e)
-	if s.failing != nil {
+	if s.failing != nil || e.sequence != 0 && e.sequence <= s.ahead {
 		s.offerLocked(e)
 	}
+	s.reserveLocked()
 	signal(s.work)
 	return nil
+}
+
+// reserveLocked sets further sequences aside in time, so that what the file says is ahead of what is given out.
+func (s *Spool) reserveLocked() {
+	if n := s.cfg.Ahead; n > 0 && s.cfg.Path != "" && s.failing == nil && s.state.reserved < s.state.sequence+n/2 {
+		s.state.reserved = s.state.sequence + n
+		s.dirty = true
+		signal(s.work)
+	}
 }
 
 func (s *Spool) spendLocked(sequence uint64) {
@@ -373,8 +399,12 @@ func (s *Spool) makeSpaceLocked(e *entry, patient bool) bool {
 
 func (s *Spool) liveLimit() int64 { return s.cfg.Bytes/3 - fileHeader }
 
-// dropLocked loses a message that has been put.
+// dropLocked loses a message that has been put, unless it only waits to be written for Config.Keep.
 func (s *Spool) dropLocked(e *entry) {
+	if e.acked {
+		s.endLocked(e)
+		return
+	}
 	s.stats.LostSpool++
 	s.loseLocked(e)
 	s.removeLocked(e)
@@ -497,13 +527,22 @@ func (s *Spool) Done(it *Item, duplicate bool) {
 	if e.gone {
 		return
 	}
-	s.acceptLocked(e)
-	if s.cfg.Keep > 0 && e.off >= 0 {
-		s.kept = append(s.kept, kept{e.number, time.Now().Add(s.cfg.Keep)})
-	}
 	if duplicate && e.sequence != 0 {
 		s.addGapLocked(e.sequence, Duplicate)
 		s.dirty = true
+	}
+	if s.cfg.Keep > 0 && e.off < 0 && !e.volatile && s.failing == nil {
+		e.acked = true // its receiver has it in memory, as we have
+		return
+	}
+	s.endLocked(e)
+}
+
+// endLocked ends a message that was acknowledged.
+func (s *Spool) endLocked(e *entry) {
+	s.acceptLocked(e)
+	if s.cfg.Keep > 0 && e.off >= 0 && !s.closed {
+		s.kept = append(s.kept, kept{e.number, time.Now().Add(s.cfg.Keep)})
 	}
 	s.removeLocked(e)
 }
@@ -596,7 +635,10 @@ func (s *Spool) Close() (unsaved uint64, err error) {
 	defer s.mu.Unlock()
 	for c := range s.byClass {
 		for e := s.byClass[c].first; e != nil; e = e.next {
-			if e.off < 0 {
+			switch {
+			case e.acked:
+				s.stats.Pending--
+			case e.off < 0:
 				unsaved++
 				s.loseLocked(e)
 			}

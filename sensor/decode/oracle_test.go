@@ -440,7 +440,12 @@ func viaGopacket(data []byte) (found []event.Connection, ok bool) {
 				return found, len(found) > 0
 			}
 			continue
-		case *layers.Dot1Q, *layers.IPv6HopByHop, *layers.IPv6Destination:
+		case *layers.Dot1Q:
+			continue
+		case *layers.IPv6HopByHop, *layers.IPv6Destination:
+			if !src.Is6() { // gopacket follows them behind IPv4, where they have no meaning
+				return found, len(found) > 0
+			}
 			continue
 		case *layers.IPv4:
 			if l.Version != 4 { // gopacket lets it pass

@@ -82,6 +82,10 @@ func workloads(t testing.TB) []workload {
 	cut := func(i int) []byte {
 		return ethernet(pieces(ip(resolver, client, protoUDP, udp(dnsPort, uint16(40000+i/2), eight)), uint16(i/2), 96)[i%2])
 	}
+	wrapped := func(name string, frame func(i int) []byte) func(i int) []byte {
+		w := wrapNamed(name)
+		return func(i int) []byte { return w.onLink(frame(i)[14:]) }
+	}
 	at := func(list [][]byte) func(i int) []byte { return func(i int) []byte { return list[i] } }
 	once, twice := []Reason{Event}, []Reason{FragmentHeld, Event}
 	return []workload{
@@ -91,12 +95,18 @@ func workloads(t testing.TB) []workload {
 		{name: "UDP in flow", frames: each(n, flow), want: []Reason{Flow}},
 		{name: "DNS/1 answer", frames: each(n, fromResolver(one)), want: once},
 		{name: "DNS/8 answers", frames: each(n, fromResolver(eight)), want: once},
+		{name: "DNS/20 answers", frames: each(n, fromResolver(answer(t, 1, "cdn.example", 1, addresses(20)...))), want: once},
 		{name: "DNS/CNAME chain", frames: each(n, fromResolver(chain)), want: once},
 		{name: "DNS/HTTPS hints", frames: each(n, fromResolver(https)), want: once},
 		{name: "DNS/two fragments", frames: each(n, cut), want: twice},
 		{name: "DNS over TCP", frames: each(n, at(tcp1)), want: once, step: uint32(len(stream)), seqAt: seqAt4},
 		{name: "DNS over TCP/two segments", frames: each(2*n, at(tcp2)), want: []Reason{StreamHeld, Event},
 			step: uint32(len(stream)), seqAt: seqAt4},
+		{name: "VXLAN/SYN", frames: each(n, wrapped("VXLAN", syn4)), want: once, step: 1, seqAt: seqAt4 + 14 + 20 + 8 + 8},
+		{name: "VXLAN/DNS, 1 answer", frames: each(n, wrapped("VXLAN", fromResolver(one))), want: once},
+		{name: "GRE/SYN", frames: each(n, wrapped("GRE", syn4)), want: once, step: 1, seqAt: seqAt4 + 20 + 4},
+		{name: "GRE/DNS, 1 answer", frames: each(n, wrapped("GRE", fromResolver(one))), want: once},
+		{name: "MPLS/SYN", frames: each(n, wrapped("MPLS", syn4)), want: once, step: 1, seqAt: seqAt4 + 4},
 	}
 }
 

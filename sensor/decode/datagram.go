@@ -43,7 +43,7 @@ func tunnelPorts(vxlan []uint16) (s portSet) {
 // datagramTunnel decodes what b, the payload of a datagram between two ports, holds if it
 // is a tunnel's. The ports alone prove nothing, as anyone may use them: b has to have the
 // tunnel's form down to an IP header. Else it is not ok, and a datagram like any other.
-func (d *Decoder) datagramTunnel(src, dst uint16, b []byte, sink event.Sink) (r Reason, ok bool) {
+func (d *Decoder) datagramTunnel(src, dst uint16, b []byte) (r Reason, ok bool) {
 	if len(b) < 8 || src == dnsPort || dst == dnsPort { // no tunnel here has a shorter header
 		return 0, false
 	}
@@ -73,7 +73,7 @@ func (d *Decoder) datagramTunnel(src, dst uint16, b []byte, sink event.Sink) (r 
 	if !ok {
 		return 0, false
 	}
-	return d.unwrap(&w, sink)
+	return d.unwrap(&w)
 }
 
 func (d *Decoder) isVXLAN(port uint16) bool {

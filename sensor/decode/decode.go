@@ -1,7 +1,6 @@
 package decode
 
 import (
-	"hash/maphash"
 	"net/netip"
 	"slices"
 
@@ -12,13 +11,14 @@ import (
 // by Config. One goroutine at a time may use it.
 type Decoder struct {
 	// Of the frame at hand.
+	sink    event.Sink
 	now     event.Time
 	number  uint64
 	place        // of the packet that was reached
 	cut     bool // not all of the frame was captured
 	headers int  // taken off by descend, at most maxHeaders
 
-	seed      maphash.Seed
+	keys      keys
 	starts    starts
 	flows     flows
 	fragments assemblies
@@ -47,7 +47,7 @@ func New(cfg Config) (*Decoder, error) {
 		return nil, err
 	}
 	d := &Decoder{
-		seed:       maphash.MakeSeed(),
+		keys:       newKeys(),
 		tunnels:    tunnelPorts(cfg.VXLANPorts),
 		vxlanPorts: slices.Clone(cfg.VXLANPorts),
 		datagram:   make([]byte, maxMessage),
@@ -71,12 +71,12 @@ const maxMessage = 65535
 func (d *Decoder) Decode(f *Frame, sink event.Sink) Reason {
 	d.now, d.number = f.Time, f.Number
 	d.cut = f.Len > len(f.Data)
-	d.headers = 0
+	d.sink, d.headers = sink, 0
 	d.place = place{zone: event.Zone{Point: f.Point}, zoneKey: uint64(f.Point)}
 	if f.HasVLAN {
 		d.tag(f.VLAN)
 	}
-	return d.link(f.Link, f.Data, sink)
+	return d.link(f.Link, f.Data)
 }
 
 // Counters returns the counts so far.
@@ -93,7 +93,7 @@ func (d *Decoder) short(bad Reason) Reason {
 
 // connection hands a connection to the sink: from source to destination, or reversed when
 // the packet at hand is the answer to what opened it.
-func (d *Decoder) connection(proto event.Proto, start event.Start, e endpoints, sink event.Sink) {
+func (d *Decoder) connection(proto event.Proto, start event.Start, e endpoints) {
 	d.counters.Connections++
 	c := &d.conn
 	c.Time, c.Zone, c.Frame, c.Proto, c.Start = d.now, d.zone, d.number, proto, start
@@ -102,7 +102,7 @@ func (d *Decoder) connection(proto event.Proto, start event.Start, e endpoints, 
 	if start == event.SYNACK {
 		c.Src, c.Dst, c.MAC = c.Dst, c.Src, d.to
 	}
-	sink.Connection(c)
+	d.sink.Connection(c)
 }
 
 // addrPorts returns source and destination.

@@ -261,11 +261,11 @@ func llc(b []byte) (uint16, []byte, bool) {
 }
 
 // under decodes b, whose EtherType is t, where link and tunnels are one.
-func (d *Decoder) under(t uint16, b []byte, sink event.Sink) Reason {
+func (d *Decoder) under(t uint16, b []byte) Reason {
 	s := d.descend(t, b)
 	switch s.found {
 	case packetFound:
-		return d.inside(&s, sink)
+		return d.inside(&s)
 	case packetCut:
 		return Truncated
 	case packetTooDeep:

@@ -23,7 +23,7 @@ type response struct {
 // response decodes a message and hands it to the sink if it is a lookup (DESIGN, section 3,
 // rule 3): a response, opcode 0, no zone transfer. A message that ends too early, or that
 // contradicts itself somewhere, gives the records before that.
-func (d *Decoder) response(m *response, sink event.Sink) Reason {
+func (d *Decoder) response(m *response) Reason {
 	if len(m.msg) < dnsHeader {
 		d.counters.DNSMalformed++
 		return DNSMalformed
@@ -61,7 +61,7 @@ func (d *Decoder) response(m *response, sink event.Sink) Reason {
 	l.Resolver, l.Client = m.addrPorts()
 	l.ID, l.RCode, l.Truncated = id, uint8(flags&0x0f), flags&0x0200 != 0
 	l.Type, l.Name, l.Records = s.qtype, s.qname, s.records
-	sink.Lookup(l)
+	d.sink.Lookup(l)
 	return Event
 }
 

@@ -284,14 +284,15 @@ func TestManyRecords(t *testing.T) {
 	}
 	d := newDecoder(t, DefaultConfig())
 	var got discard
-	d.response(&response{msg, endpoints{make([]byte, 8), dnsPort, 40000}, event.TCP, epoch, 1, nil}, &got)
+	d.sink = &got
+	d.response(&response{msg, endpoints{make([]byte, 8), dnsPort, 40000}, event.TCP, epoch, 1, nil})
 	if got.records != maxRecords || d.Counters().DNSPartial != 0 {
 		t.Errorf("%d records of %d, %d partial", got.records, maxRecords, d.Counters().DNSPartial)
 	}
 	binary.BigEndian.PutUint16(msg[6:], maxRecords+1)
 	msg = append(msg, rr(ptr(12), event.A, address)...)
 	got = discard{}
-	d.response(&response{msg, endpoints{make([]byte, 8), dnsPort, 40000}, event.TCP, epoch, 1, nil}, &got)
+	d.response(&response{msg, endpoints{make([]byte, 8), dnsPort, 40000}, event.TCP, epoch, 1, nil})
 	if got.records != maxRecords || d.Counters().DNSOverBudget != 1 {
 		t.Errorf("%d records of %d, over budget %d, want the bound to hold and be counted", got.records, maxRecords+1, d.Counters().DNSOverBudget)
 	}

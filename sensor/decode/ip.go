@@ -2,8 +2,6 @@ package decode
 
 import (
 	"encoding/binary"
-
-	"portolan/sensor/event"
 )
 
 // The IP protocol numbers that matter here.
@@ -35,7 +33,7 @@ type packet struct {
 }
 
 // ipv4 decodes a packet (RFC 791, section 3.1).
-func (d *Decoder) ipv4(b []byte, sink event.Sink) Reason {
+func (d *Decoder) ipv4(b []byte) Reason {
 	if len(b) < 20 {
 		return d.short(BadIP)
 	}
@@ -70,11 +68,11 @@ func (d *Decoder) ipv4(b []byte, sink event.Sink) Reason {
 			return d.short(BadIP)
 		}
 	}
-	return d.transport(proto, payload, p, sink)
+	return d.transport(proto, payload, p)
 }
 
 // ipv6 decodes a packet (RFC 8200, section 3) and walks along its extension headers.
-func (d *Decoder) ipv6(b []byte, sink event.Sink) Reason {
+func (d *Decoder) ipv6(b []byte) Reason {
 	if len(b) < 40 {
 		return d.short(BadIP)
 	}
@@ -110,7 +108,7 @@ func (d *Decoder) ipv6(b []byte, sink event.Sink) Reason {
 				}
 			}
 		default:
-			return d.transport(proto, payload, p, sink)
+			return d.transport(proto, payload, p)
 		}
 	}
 	return BadIP
@@ -133,16 +131,16 @@ func extension(proto uint8, b []byte) (next uint8, rest []byte, ok bool) {
 }
 
 // transport decodes the payload of an IP packet.
-func (d *Decoder) transport(proto uint8, b []byte, p packet, sink event.Sink) Reason {
+func (d *Decoder) transport(proto uint8, b []byte, p packet) Reason {
 	switch proto {
 	case protoTCP:
-		return d.tcp(b, p, sink)
+		return d.tcp(b, p)
 	case protoUDP:
-		return d.udp(b, p, sink)
+		return d.udp(b, p)
 	case protoICMP, protoICMPv6:
 		return ICMP
 	case protoIPv4, protoIPv6, protoGRE, protoEtherIP, protoMPLS:
-		return d.ipTunnel(proto, b, sink)
+		return d.ipTunnel(proto, b)
 	}
 	return Transport
 }

@@ -30,27 +30,27 @@ const (
 const maxTags = 8
 
 // link takes the link header off.
-func (d *Decoder) link(l LinkType, b []byte, sink event.Sink) Reason {
+func (d *Decoder) link(l LinkType, b []byte) Reason {
 	switch l {
 	case Ethernet:
 		if len(b) < 14 {
 			return d.short(NotIP)
 		}
 		d.to, d.from = event.MAC(b[0:6]), event.MAC(b[6:12])
-		return d.network(binary.BigEndian.Uint16(b[12:]), b[14:], sink)
+		return d.network(binary.BigEndian.Uint16(b[12:]), b[14:])
 	case Raw12, Raw14, Raw:
-		return d.rawIP(b, sink)
+		return d.rawIP(b)
 	case IPv4:
-		return d.ipv4(b, sink)
+		return d.ipv4(b)
 	case IPv6:
-		return d.ipv6(b, sink)
+		return d.ipv6(b)
 	case Null, Loop:
 		// Which number stands for IPv6, and in which byte order, depends on the host that
 		// captured. The packet says the same without them.
 		if len(b) < 4 {
 			return d.short(NotIP)
 		}
-		return d.rawIP(b[4:], sink)
+		return d.rawIP(b[4:])
 	case SLL:
 		// https://www.tcpdump.org/linktypes/LINKTYPE_LINUX_SLL.html
 		if len(b) < 16 {
@@ -59,7 +59,7 @@ func (d *Decoder) link(l LinkType, b []byte, sink event.Sink) Reason {
 		if binary.BigEndian.Uint16(b[4:]) == 6 {
 			d.from = event.MAC(b[6:12])
 		}
-		return d.network(binary.BigEndian.Uint16(b[14:]), b[16:], sink)
+		return d.network(binary.BigEndian.Uint16(b[14:]), b[16:])
 	case SLL2:
 		// https://www.tcpdump.org/linktypes/LINKTYPE_LINUX_SLL2.html
 		if len(b) < 20 {
@@ -68,32 +68,32 @@ func (d *Decoder) link(l LinkType, b []byte, sink event.Sink) Reason {
 		if b[11] == 6 {
 			d.from = event.MAC(b[12:18])
 		}
-		return d.network(binary.BigEndian.Uint16(b), b[20:], sink)
+		return d.network(binary.BigEndian.Uint16(b), b[20:])
 	}
-	return d.rareLink(l, b, sink)
+	return d.rareLink(l, b)
 }
 
 // rawIP decodes a packet of the version that its first four bits name.
-func (d *Decoder) rawIP(b []byte, sink event.Sink) Reason {
+func (d *Decoder) rawIP(b []byte) Reason {
 	switch {
 	case len(b) == 0:
 		return d.short(NotIP)
 	case b[0]>>4 == 4:
-		return d.ipv4(b, sink)
+		return d.ipv4(b)
 	case b[0]>>4 == 6:
-		return d.ipv6(b, sink)
+		return d.ipv6(b)
 	}
 	return NotIP
 }
 
 // network takes VLAN tags and SNAP headers off and decodes what the EtherType says.
-func (d *Decoder) network(etherType uint16, b []byte, sink event.Sink) Reason {
+func (d *Decoder) network(etherType uint16, b []byte) Reason {
 	for range maxTags + 1 {
 		switch etherType {
 		case etherIPv4:
-			return d.ipv4(b, sink)
+			return d.ipv4(b)
 		case etherIPv6:
-			return d.ipv6(b, sink)
+			return d.ipv6(b)
 		case etherVLAN, etherQinQ, etherOldQ:
 			if len(b) < 4 {
 				return d.short(NotIP)
@@ -101,7 +101,7 @@ func (d *Decoder) network(etherType uint16, b []byte, sink event.Sink) Reason {
 			d.tag(binary.BigEndian.Uint16(b))
 			etherType, b = binary.BigEndian.Uint16(b[2:]), b[4:]
 		case etherMPLS, etherMPLSUp, etherPPPoE:
-			return d.under(etherType, b, sink)
+			return d.under(etherType, b)
 		default:
 			if etherType > etherLength {
 				return NotIP

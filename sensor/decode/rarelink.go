@@ -8,20 +8,20 @@ import (
 
 // rareLink takes link headers off that capture files hold and mirror ports do not. The
 // forms are those of https://www.tcpdump.org/linktypes.html.
-func (d *Decoder) rareLink(l LinkType, b []byte, sink event.Sink) Reason {
+func (d *Decoder) rareLink(l LinkType, b []byte) Reason {
 	switch l {
 	case PPP:
-		return d.under(etherPPP, b, sink)
+		return d.under(etherPPP, b)
 	case PPPEther:
-		return d.under(etherPPPoE, b, sink)
+		return d.under(etherPPPoE, b)
 	case PPPHDLC, CHDLC:
 		switch {
 		case len(b) < 4:
 			return d.short(NotIP)
 		case b[0] == 0x0f || b[0] == 0x8f: // unicast, broadcast
-			return d.network(binary.BigEndian.Uint16(b[2:]), b[4:], sink)
+			return d.network(binary.BigEndian.Uint16(b[2:]), b[4:])
 		case l == PPPHDLC || b[0] == 0xff:
-			return d.under(etherPPP, b, sink)
+			return d.under(etherPPP, b)
 		}
 		return NotIP
 	case FDDI:
@@ -29,21 +29,21 @@ func (d *Decoder) rareLink(l LinkType, b []byte, sink event.Sink) Reason {
 			return d.short(NotIP)
 		}
 		d.to, d.from = event.MAC(b[1:7]), event.MAC(b[7:13])
-		return d.network(etherLLC, b[13:], sink)
+		return d.network(etherLLC, b[13:])
 	case WiFi:
-		return d.wifi(b, sink)
+		return d.wifi(b)
 	case Prism:
-		return d.behind(b, 144, WiFi, sink)
+		return d.behind(b, 144, WiFi)
 	case AVS:
 		if len(b) < 8 {
 			return d.short(NotIP)
 		}
-		return d.behind(b, binary.BigEndian.Uint32(b[4:]), WiFi, sink)
+		return d.behind(b, binary.BigEndian.Uint32(b[4:]), WiFi)
 	case Radiotap:
 		if len(b) < 4 {
 			return d.short(NotIP)
 		}
-		return d.behind(b, uint32(binary.LittleEndian.Uint16(b[2:])), WiFi, sink)
+		return d.behind(b, uint32(binary.LittleEndian.Uint16(b[2:])), WiFi)
 	case PPI:
 		if len(b) < 8 {
 			return d.short(NotIP)
@@ -52,24 +52,24 @@ func (d *Decoder) rareLink(l LinkType, b []byte, sink event.Sink) Reason {
 		if inner != uint32(WiFi) && inner != uint32(Ethernet) {
 			return LinkTypeUnknown
 		}
-		return d.behind(b, uint32(binary.LittleEndian.Uint16(b[2:])), LinkType(inner), sink)
+		return d.behind(b, uint32(binary.LittleEndian.Uint16(b[2:])), LinkType(inner))
 	case NFLOG:
-		return d.nflog(b, sink)
+		return d.nflog(b)
 	}
 	return LinkTypeUnknown
 }
 
 // behind decodes what follows a header of n bytes.
-func (d *Decoder) behind(b []byte, n uint32, l LinkType, sink event.Sink) Reason {
+func (d *Decoder) behind(b []byte, n uint32, l LinkType) Reason {
 	if uint64(len(b)) < uint64(n) {
 		return d.short(NotIP)
 	}
-	return d.link(l, b[n:], sink)
+	return d.link(l, b[n:])
 }
 
 // nflog looks for the packet among the attributes of a log record. Their lengths and types
 // are in the byte order of the host that captured; all that can be read here was little-endian.
-func (d *Decoder) nflog(b []byte, sink event.Sink) Reason {
+func (d *Decoder) nflog(b []byte) Reason {
 	const payload = 9
 	for at := 4; at+4 <= len(b); {
 		n := int(binary.LittleEndian.Uint16(b[at:]))
@@ -78,7 +78,7 @@ func (d *Decoder) nflog(b []byte, sink event.Sink) Reason {
 		}
 		end := at + n
 		if binary.LittleEndian.Uint16(b[at+2:]) == payload {
-			return d.rawIP(b[at+4:min(end, len(b))], sink)
+			return d.rawIP(b[at+4 : min(end, len(b))])
 		}
 		at = (end + 3) &^ 3
 	}
@@ -87,7 +87,7 @@ func (d *Decoder) nflog(b []byte, sink event.Sink) Reason {
 
 // wifi decodes a data frame (IEEE 802.11, section 9.3.2.1) in the clear. Frames that hold
 // several packets in one are not taken apart.
-func (d *Decoder) wifi(b []byte, sink event.Sink) Reason {
+func (d *Decoder) wifi(b []byte) Reason {
 	const (
 		toDS, fromDS, protected, order = 0x01, 0x02, 0x40, 0x80 // in the second byte
 		aggregated                     = 0x80                   // in the QoS control field
@@ -127,5 +127,5 @@ func (d *Decoder) wifi(b []byte, sink event.Sink) Reason {
 	if len(b) < n {
 		return d.short(NotIP)
 	}
-	return d.network(etherLLC, b[n:], sink)
+	return d.network(etherLLC, b[n:])
 }

@@ -32,7 +32,7 @@ type segment struct {
 // segment adds a segment to the stream of its connection and hands on the messages that it
 // completes. A stream whose beginning was not seen, or that lost a segment, is picked up
 // where a segment begins with what looks like a response.
-func (d *Decoder) segment(s *segment, sink event.Sink) Reason {
+func (d *Decoder) segment(s *segment) Reason {
 	h := d.hash(s.endpoints, false)
 	a := d.streams.get(h)
 	if a == nil {
@@ -61,12 +61,12 @@ func (d *Decoder) segment(s *segment, sink event.Sink) Reason {
 		s.seq, s.data, at = a.base, s.data[-at:], 0
 	}
 	if at == 0 && a.blocks == 0 {
-		return d.inOrder(a, s, sink)
+		return d.inOrder(a, s)
 	}
 	if !d.hold(a, s) {
 		return StreamUnsynced
 	}
-	return d.drain(a, s.endpoints, sink)
+	return d.drain(a, s.endpoints)
 }
 
 // restart makes a begin at base, where a message starts if synced.
@@ -90,7 +90,7 @@ func (d *Decoder) hold(a *assembly, s *segment) bool {
 
 // inOrder takes messages straight from a segment that is the next of its stream while
 // nothing is held, and holds what is left of it.
-func (d *Decoder) inOrder(a *assembly, s *segment, sink event.Sink) Reason {
+func (d *Decoder) inOrder(a *assembly, s *segment) Reason {
 	r := StreamHeld
 	b := s.data
 	for len(b) > 0 {
@@ -107,13 +107,13 @@ func (d *Decoder) inOrder(a *assembly, s *segment, sink event.Sink) Reason {
 			break
 		}
 		a.synced = true
-		r = worth(r, d.response(&response{b[2:n], s.endpoints, event.TCP, d.now, d.number, a}, sink))
+		r = worth(r, d.response(&response{b[2:n], s.endpoints, event.TCP, d.now, d.number, a}))
 		b = b[n:]
 	}
 	a.base = s.seq + uint32(len(s.data)-len(b))
 	switch {
 	case s.lost > 0:
-		return worth(r, d.cutMessage(a, s, b, sink))
+		return worth(r, d.cutMessage(a, s, b))
 	case len(b) > 0:
 		s.seq, s.data = a.base, b
 		d.hold(a, s)
@@ -123,7 +123,7 @@ func (d *Decoder) inOrder(a *assembly, s *segment, sink event.Sink) Reason {
 
 // cutMessage decodes b, the beginning of a message whose rest the capture length cut off.
 // Its length says where the next one starts, if that was not cut off too.
-func (d *Decoder) cutMessage(a *assembly, s *segment, b []byte, sink event.Sink) Reason {
+func (d *Decoder) cutMessage(a *assembly, s *segment, b []byte) Reason {
 	n, v := message(b, a.synced)
 	end := a.base + uint32(len(b)+s.lost)
 	if v != plausible {
@@ -132,7 +132,7 @@ func (d *Decoder) cutMessage(a *assembly, s *segment, b []byte, sink event.Sink)
 	}
 	r := Truncated
 	if len(b) > 2 {
-		r = worth(r, d.response(&response{b[2:], s.endpoints, event.TCP, d.now, d.number, a}, sink))
+		r = worth(r, d.response(&response{b[2:], s.endpoints, event.TCP, d.now, d.number, a}))
 	}
 	a.base += uint32(n)
 	if int32(end-a.base) > 0 {
@@ -152,7 +152,7 @@ func worth(r, s Reason) Reason {
 
 // drain hands on the messages that a holds whole, and gives up a hole for lost when it has
 // lasted too long.
-func (d *Decoder) drain(a *assembly, e endpoints, sink event.Sink) Reason {
+func (d *Decoder) drain(a *assembly, e endpoints) Reason {
 	t := &d.streams
 	r, skipped := StreamHeld, false
 	for a.blocks > 0 {
@@ -176,7 +176,7 @@ func (d *Decoder) drain(a *assembly, e endpoints, sink event.Sink) Reason {
 				a.base += uint32(n)
 				t.advance(a)
 				a.synced, a.stuck = true, 0
-				r = worth(r, d.response(&response{d.message[2:n], e, event.TCP, at, frame, a}, sink))
+				r = worth(r, d.response(&response{d.message[2:n], e, event.TCP, at, frame, a}))
 				continue
 			}
 		}

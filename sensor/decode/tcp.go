@@ -19,7 +19,7 @@ const (
 const dnsPort = 53
 
 // tcp decodes a segment (RFC 9293, section 3.1).
-func (d *Decoder) tcp(b []byte, p packet, sink event.Sink) Reason {
+func (d *Decoder) tcp(b []byte, p packet) Reason {
 	if len(b) < 20 {
 		return d.shortTransport(p)
 	}
@@ -36,13 +36,13 @@ func (d *Decoder) tcp(b []byte, p packet, sink event.Sink) Reason {
 		d.counters.SYN++
 		if r = Repeat; d.starts.syn(d.hash(e, false), d.now, seq) {
 			r = Event
-			d.connection(event.TCP, event.SYN, e, sink)
+			d.connection(event.TCP, event.SYN, e)
 		}
 	case syn | ack:
 		d.counters.SYNACK++
 		if r = Repeat; d.starts.synack(d.hash(e, true), d.now, binary.BigEndian.Uint32(h[8:])) {
 			r = Event
-			d.connection(event.TCP, event.SYNACK, e, sink)
+			d.connection(event.TCP, event.SYNACK, e)
 		}
 	}
 	if e.src != dnsPort && e.dst != dnsPort {
@@ -58,7 +58,7 @@ func (d *Decoder) tcp(b []byte, p packet, sink event.Sink) Reason {
 	if e.src != dnsPort || len(data) == 0 && flags&syn == 0 {
 		return r
 	}
-	if s := d.segment(&segment{e, seq, flags&syn != 0, data, p.lost}, sink); s == Event || r == NotOpening {
+	if s := d.segment(&segment{e, seq, flags&syn != 0, data, p.lost}); s == Event || r == NotOpening {
 		return s
 	}
 	return r

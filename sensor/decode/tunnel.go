@@ -81,14 +81,14 @@ type wrapped struct {
 
 // unwrap decodes the packet in a tunnel. It is not ok when what is in there leads to no IP
 // packet: then nothing has changed, and the tunnel's own packet is what there is.
-func (d *Decoder) unwrap(w *wrapped, sink event.Sink) (r Reason, ok bool) {
+func (d *Decoder) unwrap(w *wrapped) (r Reason, ok bool) {
 	outside := d.place
 	d.mark(w.network, w.id)
 	d.from, d.to = event.MAC{}, event.MAC{} // the tunnel's ends have no part in what is inside
 	switch s := d.descend(w.etherType, w.data); s.found {
 	case packetFound:
 		s.passed(w.kind)
-		return d.inside(&s, sink), true
+		return d.inside(&s), true
 	case packetCut:
 		return Truncated, true
 	case packetTooDeep:
@@ -100,15 +100,15 @@ func (d *Decoder) unwrap(w *wrapped, sink event.Sink) (r Reason, ok bool) {
 }
 
 // inside decodes the packet that a search found.
-func (d *Decoder) inside(s *search, sink event.Sink) Reason {
+func (d *Decoder) inside(s *search) Reason {
 	for k := MPLS; s.kinds != 0; k, s.kinds = k+1, s.kinds>>1 {
 		d.counters.Tunnels[k] += uint64(s.kinds & 1)
 	}
-	return d.rawIP(s.packet, sink)
+	return d.rawIP(s.packet)
 }
 
 // ipTunnel decodes the payload of an IP protocol that is a tunnel.
-func (d *Decoder) ipTunnel(proto uint8, b []byte, sink event.Sink) Reason {
+func (d *Decoder) ipTunnel(proto uint8, b []byte) Reason {
 	var w wrapped
 	switch proto {
 	case protoIPv4:
@@ -131,7 +131,7 @@ func (d *Decoder) ipTunnel(proto uint8, b []byte, sink event.Sink) Reason {
 			return d.short(Tunnel)
 		}
 	}
-	r, _ := d.unwrap(&w, sink)
+	r, _ := d.unwrap(&w)
 	return r
 }
 

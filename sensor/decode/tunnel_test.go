@@ -184,6 +184,12 @@ func wraps() []wrap {
 	}
 }
 
+// wrapNamed returns the form of that name.
+func wrapNamed(name string) *wrap {
+	all := wraps()
+	return &all[slices.IndexFunc(all, func(w wrap) bool { return w.name == name })]
+}
+
 // inIP is the protocol number of a packet inside another.
 func inIP(b []byte) uint8 {
 	if b[0]>>4 == 6 {

@@ -7,7 +7,7 @@ import (
 )
 
 // udp decodes a datagram (RFC 768).
-func (d *Decoder) udp(b []byte, p packet, sink event.Sink) Reason {
+func (d *Decoder) udp(b []byte, p packet) Reason {
 	if len(b) < 8 {
 		return d.shortTransport(p)
 	}
@@ -17,20 +17,20 @@ func (d *Decoder) udp(b []byte, p packet, sink event.Sink) Reason {
 		payload = b[8:n]
 	} // else cut by the capture length, or the NIC had yet to cut it into datagrams
 	if d.tunnels.has(e.dst) || d.tunnels.has(e.src) {
-		if r, ok := d.datagramTunnel(e.src, e.dst, payload, sink); ok {
+		if r, ok := d.datagramTunnel(e.src, e.dst, payload); ok {
 			return r
 		}
 	}
 	r := Flow
-	if d.flows.datagram(d.hash(e, !e.ordered()), d.now) {
+	if d.flows.datagram(d.hashFlow(e), d.now) {
 		r = Event
-		d.connection(event.UDP, event.Datagram, e, sink)
+		d.connection(event.UDP, event.Datagram, e)
 	}
 	if e.dst == dnsPort && len(payload) >= dnsHeader && payload[2]&0x80 == 0 {
 		d.counters.Queries++
 	}
 	if e.src == dnsPort {
-		if s := d.response(&response{payload, e, event.UDP, d.now, d.number, nil}, sink); s == Event || r == Flow {
+		if s := d.response(&response{payload, e, event.UDP, d.now, d.number, nil}); s == Event || r == Flow {
 			return s
 		}
 	}

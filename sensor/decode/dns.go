@@ -115,9 +115,23 @@ func (s *scanner) questions(n uint16) bool {
 // where the next one begins is known all the same.
 func (s *scanner) answers(n uint16) bool {
 	whole := true
+	var pointer uint16 // what the owner before was written as, when that was no more than a pointer; else 0
+	var owner []byte
 	for range n {
-		owner, ok := s.name()
-		if !ok || len(s.msg)-s.next < 10 {
+		// Most owners are the pointer that the one before was.
+		if b := s.msg[s.next:]; pointer != 0 && len(b) >= 2 && binary.BigEndian.Uint16(b) == pointer && s.budget > 0 {
+			s.budget--
+			s.next += 2
+		} else {
+			from, ok := s.next, false
+			if owner, ok = s.name(); !ok {
+				return false
+			}
+			if pointer = 0; s.next == from+2 && b[0] >= 0xc0 {
+				pointer = binary.BigEndian.Uint16(b)
+			}
+		}
+		if len(s.msg)-s.next < 10 {
 			return false
 		}
 		h := s.msg[s.next : s.next+10]
@@ -151,7 +165,10 @@ func (s *scanner) add(t event.Type, ttl uint32, owner []byte) *event.Record {
 	n := len(s.records)
 	s.records = s.records[:n+1]
 	r := &s.records[n]
-	*r = event.Record{Type: t, TTL: ttl, Owner: owner}
+	// Field by field: a literal is put together on the stack and copied by loads that have to
+	// wait for its stores, which takes longer than all the rest.
+	r.Type, r.Port, r.TTL, r.Addr = t, 0, ttl, netip.Addr{}
+	r.Owner, r.Target, r.Text = owner, nil, nil
 	return r
 }
 

@@ -9,7 +9,7 @@ import (
 // Config bounds what a Decoder remembers. All memory is taken by New; none grows with the
 // input. Numbers of entries are rounded up to 8 times a power of two.
 type Config struct {
-	Starts        int // TCP connections remembered to tell repeats; 20 bytes each
+	Starts        int // TCP connections remembered to tell repeats; 24 bytes each
 	Flows         int // UDP flows remembered; 16 bytes each
 	Fragments     int // datagrams under reassembly at once; 48 bytes each
 	FragmentBytes int // bytes for the pieces of these, in blocks of 2 KiB
@@ -21,7 +21,7 @@ type Config struct {
 	VXLANPorts []uint16
 }
 
-// DefaultConfig returns bounds for a busy mirror port: about 22 MiB a Decoder, most of
+// DefaultConfig returns bounds for a busy mirror port: about 23 MiB a Decoder, most of
 // which stays untouched on a quiet one.
 func DefaultConfig() Config {
 	return Config{

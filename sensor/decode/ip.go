@@ -68,7 +68,13 @@ func (d *Decoder) ipv4(b []byte) Reason {
 			return d.short(BadIP)
 		}
 	}
-	return d.transport(proto, payload, p)
+	switch proto {
+	case protoTCP:
+		return d.tcp(payload, p)
+	case protoUDP:
+		return d.udp(payload, p)
+	}
+	return d.transport(proto, payload)
 }
 
 // ipv6 decodes a packet (RFC 8200, section 3) and walks along its extension headers.
@@ -107,8 +113,12 @@ func (d *Decoder) ipv6(b []byte) Reason {
 					return r
 				}
 			}
+		case protoTCP:
+			return d.tcp(payload, p)
+		case protoUDP:
+			return d.udp(payload, p)
 		default:
-			return d.transport(proto, payload, p)
+			return d.transport(proto, payload)
 		}
 	}
 	return BadIP
@@ -130,13 +140,9 @@ func extension(proto uint8, b []byte) (next uint8, rest []byte, ok bool) {
 	return b[0], b[n:], true
 }
 
-// transport decodes the payload of an IP packet.
-func (d *Decoder) transport(proto uint8, b []byte, p packet) Reason {
+// transport decodes the payload of an IP packet that is neither TCP nor UDP.
+func (d *Decoder) transport(proto uint8, b []byte) Reason {
 	switch proto {
-	case protoTCP:
-		return d.tcp(b, p)
-	case protoUDP:
-		return d.udp(b, p)
 	case protoICMP, protoICMPv6:
 		return ICMP
 	case protoIPv4, protoIPv6, protoGRE, protoEtherIP, protoMPLS:

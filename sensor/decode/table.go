@@ -27,6 +27,7 @@ type startBucket struct {
 	tag [ways]uint64
 	at  [ways]event.Time
 	seq [ways]uint32
+	_   [ways]uint32 // so that the tags of every bucket fill one cache line, and not parts of two
 }
 
 // starts remembers TCP connections that were reported.

@@ -76,6 +76,9 @@ func (d *Decoder) Decode(f *Frame, sink event.Sink) Reason {
 	if f.HasVLAN {
 		d.tag(f.VLAN)
 	}
+	if f.Link == Ethernet {
+		return d.ethernet(f.Data)
+	}
 	return d.link(f.Link, f.Data)
 }
 

@@ -33,11 +33,7 @@ const maxTags = 8
 func (d *Decoder) link(l LinkType, b []byte) Reason {
 	switch l {
 	case Ethernet:
-		if len(b) < 14 {
-			return d.short(NotIP)
-		}
-		d.to, d.from = event.MAC(b[0:6]), event.MAC(b[6:12])
-		return d.network(binary.BigEndian.Uint16(b[12:]), b[14:])
+		return d.ethernet(b)
 	case Raw12, Raw14, Raw:
 		return d.rawIP(b)
 	case IPv4:
@@ -71,6 +67,19 @@ func (d *Decoder) link(l LinkType, b []byte) Reason {
 		return d.network(binary.BigEndian.Uint16(b), b[20:])
 	}
 	return d.rareLink(l, b)
+}
+
+// ethernet takes an Ethernet header off (IEEE 802.3, section 3.1.1).
+func (d *Decoder) ethernet(b []byte) Reason {
+	if len(b) < 14 {
+		return d.short(NotIP)
+	}
+	d.to, d.from = event.MAC(b[0:6]), event.MAC(b[6:12])
+	etherType := binary.BigEndian.Uint16(b[12:])
+	if etherType == etherIPv4 { // as network does, without the way there
+		return d.ipv4(b[14:])
+	}
+	return d.network(etherType, b[14:])
 }
 
 // rawIP decodes a packet of the version that its first four bits name.

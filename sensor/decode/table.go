@@ -23,11 +23,17 @@ const (
 // go backwards, a little between rings and without limit in a hostile file, so an entry
 // keeps its newest time unless the clock went back by more than the window.
 
+// start is what is remembered of a TCP connection.
+type start struct {
+	at  event.Time
+	seq uint32
+}
+
+// startBucket has its tags in one cache line and each start in one: of its three, two are
+// touched to find an entry.
 type startBucket struct {
-	tag [ways]uint64
-	at  [ways]event.Time
-	seq [ways]uint32
-	_   [ways]uint32 // so that the tags of every bucket fill one cache line, and not parts of two
+	tag   [ways]uint64
+	start [ways]start
 }
 
 // starts remembers TCP connections that were reported.
@@ -43,49 +49,55 @@ func newStarts(entries int, evicted *uint64) starts {
 // buckets returns the power of two of buckets that hold at least so many entries.
 func buckets(entries int) int { return 1 << bits.Len(uint((entries-1)/ways)) }
 
-// slot returns the place of h in its bucket, and whether h was there. If it was not, the
-// place is h's from now on.
-func (t *starts) slot(h uint64, now event.Time) (b *startBucket, i int, found bool) {
-	b = &t.buckets[h&uint64(len(t.buckets)-1)]
-	i, found = locate(&b.tag, &b.at, h, now, repeatWindow, t.evicted)
-	return b, i, found
-}
-
-// locate finds tag h, or makes room for it: an empty place, else the oldest one.
-func locate(tags *[ways]uint64, at *[ways]event.Time, h uint64, now, window event.Time, evicted *uint64) (int, bool) {
+// find returns where h is among tags, or ways.
+func find(tags *[ways]uint64, h uint64) int {
 	for i := range tags {
 		if tags[i] == h {
-			return i, true
+			return i
 		}
 	}
-	oldest := 0
-	for i := range tags {
-		if tags[i] == 0 {
-			oldest = i
-			break
+	return ways
+}
+
+// slot returns the place of h in its bucket, and whether h was there. If it was not, the
+// place is h's from now on.
+func (t *starts) slot(h uint64, now event.Time) (s *start, found bool) {
+	b := &t.buckets[h&uint64(len(t.buckets)-1)]
+	if i := find(&b.tag, h); i < ways {
+		return &b.start[i], true
+	}
+	return b.room(h, now, t.evicted), false
+}
+
+// room gives h an empty place, else the oldest one.
+func (b *startBucket) room(h uint64, now event.Time, evicted *uint64) *start {
+	i := find(&b.tag, 0)
+	if i == ways {
+		i = 0
+		for j := range b.start {
+			if b.start[j].at < b.start[i].at {
+				i = j
+			}
 		}
-		if at[i] < at[oldest] {
-			oldest = i
+		if now-b.start[i].at <= repeatWindow {
+			*evicted++
 		}
 	}
-	if tags[oldest] != 0 && now-at[oldest] <= window {
-		*evicted++
-	}
-	tags[oldest] = h
-	return oldest, false
+	b.tag[i] = h
+	return &b.start[i]
 }
 
 // syn records a SYN and reports whether it starts a connection.
 func (t *starts) syn(h uint64, now event.Time, seq uint32) bool {
-	b, i, found := t.slot(h, now)
+	s, found := t.slot(h, now)
 	if !found {
-		b.at[i], b.seq[i] = now, seq
+		s.at, s.seq = now, seq
 		return true
 	}
-	age := now - b.at[i]
-	repeat := b.seq[i] == seq && age <= repeatWindow
+	age := now - s.at
+	repeat := s.seq == seq && age <= repeatWindow
 	if age >= 0 || age < -repeatWindow {
-		b.at[i], b.seq[i] = now, seq
+		s.at, s.seq = now, seq
 	}
 	return !repeat
 }
@@ -94,15 +106,15 @@ func (t *starts) syn(h uint64, now event.Time, seq uint32) bool {
 // connection: its SYN was not seen. The SYN may still come, from a ring that is behind;
 // then it carries the number before ack.
 func (t *starts) synack(h uint64, now event.Time, ack uint32) bool {
-	b, i, found := t.slot(h, now)
-	age := now - b.at[i]
+	s, found := t.slot(h, now)
+	age := now - s.at
 	if found && age <= repeatWindow {
 		if age < -repeatWindow {
-			b.at[i] = now
+			s.at = now
 		}
 		return false
 	}
-	b.at[i], b.seq[i] = now, ack-1
+	s.at, s.seq = now, ack-1
 	return true
 }
 
@@ -124,10 +136,32 @@ func newFlows(entries int, evicted *uint64) flows {
 // datagram records a datagram and reports whether it starts a flow.
 func (t *flows) datagram(h uint64, now event.Time) bool {
 	b := &t.buckets[h&uint64(len(t.buckets)-1)]
-	i, found := locate(&b.tag, &b.at, h, now, idleWindow, t.evicted)
+	i := find(&b.tag, h)
+	if i == ways {
+		b.at[b.room(h, now, t.evicted)] = now
+		return true
+	}
 	age := now - b.at[i]
-	if !found || age >= 0 || age < -idleWindow {
+	if age >= 0 || age < -idleWindow {
 		b.at[i] = now
 	}
-	return !found || age > idleWindow
+	return age > idleWindow
+}
+
+// room gives h an empty place, else the oldest one.
+func (b *flowBucket) room(h uint64, now event.Time, evicted *uint64) int {
+	i := find(&b.tag, 0)
+	if i == ways {
+		i = 0
+		for j := range b.at {
+			if b.at[j] < b.at[i] {
+				i = j
+			}
+		}
+		if now-b.at[i] <= idleWindow {
+			*evicted++
+		}
+	}
+	b.tag[i] = h
+	return i
 }

@@ -45,7 +45,7 @@ func TestLiveFanOutByClient(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWire(t)
 			cfg := w.config()
-			cfg.Rings, cfg.Prefilter = 4, PrefilterOff
+			cfg.Rings, cfg.Prefilter, cfg.Blocks = 4, PrefilterOff, 512 // more than there are frames
 			s := w.open(cfg)
 			if got := s.InForce(); got.FanOut != "client" {
 				t.Fatalf("in force is %s", got)

@@ -88,7 +88,7 @@ func (p *prefilter) sockets(o bpffilter.Options, handles []*handle) error {
 // second memory behind the first would take the datagrams that it passed for repeats.
 func (p *prefilter) xdp(cfg *Config, l link, o bpffilter.Options) (err error) {
 	if !cfg.MirrorPort {
-		return ErrNotMirrorPort
+		return fmt.Errorf("%w: it was not declared one", ErrNotMirrorPort)
 	}
 	if err := checkMirrorPort(l); err != nil {
 		return err
@@ -120,10 +120,14 @@ func (p *prefilter) xdp(cfg *Config, l link, o bpffilter.Options) (err error) {
 	return nil
 }
 
-// needs names the capabilities that an error without permission asks for.
+// needs names the capabilities that an error without permission asks for. Without CAP_PERFMON
+// the verifier refuses what XDP programs do, and says where.
 func needs(err error, capabilities string) error {
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("%w: it needs %s", err, capabilities)
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: it needs %s", unix.EPERM, capabilities)
+	case errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%w: does it have %s?", err, capabilities)
 	}
 	return err
 }

@@ -2,22 +2,12 @@ package bpffilter_test
 
 import (
 	"errors"
-	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"portolan/bpffilter"
 )
-
-// skip skips a test that cannot run here; with PORTOLAN_LIVE=1 it fails.
-func skip(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("PORTOLAN_LIVE") == "1" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
 
 // kernel are the three programs of one specification.
 type kernel struct {

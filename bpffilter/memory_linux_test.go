@@ -1,34 +1,16 @@
 package bpffilter_test
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
-
-	"github.com/google/gopacket"
-	"github.com/google/gopacket/layers"
-	"github.com/google/gopacket/pcapgo"
 
 	"portolan/bpffilter"
 	"portolan/sensor/decode"
 	"portolan/sensor/event"
 )
-
-// journal writes events down.
-type journal []string
-
-func (j *journal) Lookup(l *event.Lookup) { *j = append(*j, fmt.Sprintf("%+v", *l)) }
-func (j *journal) Connection(c *event.Connection) {
-	*j = append(*j, fmt.Sprintf("%+v", *c))
-}
 
 // twins decodes a line of frames twice: all of them, and what the programs with a memory keep.
 type twins struct {
@@ -89,41 +71,13 @@ func (w *twins) finish() (extra int) {
 
 // TestMemoryOnCaptures runs real captures in their own time.
 func TestMemoryOnCaptures(t *testing.T) {
-	const captures = "../../shared/captures"
-	files, err := filepath.Glob(filepath.Join(captures, "*.pcap*"))
-	if err != nil || len(files) == 0 {
-		skip(t, "the shared captures are not here")
-	}
 	frames, repeats, events, extra := 0, 0, 0, 0
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			var r interface {
-				gopacket.PacketDataSource
-				LinkType() layers.LinkType
-			}
-			if r, err = pcapgo.NewReader(bytes.NewReader(b)); err != nil {
-				if r, err = pcapgo.NewNgReader(bytes.NewReader(b), pcapgo.DefaultNgReaderOptions); err != nil {
-					return // what this reader does not know, the sensor's tests read
-				}
-			}
-			if r.LinkType() != layers.LinkTypeEthernet {
-				return
-			}
+	for _, c := range captures(t) {
+		t.Run(c.name, func(t *testing.T) {
 			w := newTwins(t)
-			for {
-				data, info, err := r.ReadPacketData()
-				if err != nil {
-					if !errors.Is(err, io.EOF) {
-						t.Logf("after %d frames: %v", w.n, err)
-					}
-					break
-				}
-				if len(data) >= 14 && len(data) < 3400 { // what the kernel takes in a test
-					w.frame(info.Timestamp, data, info.Length)
+			for _, f := range c.frames {
+				if len(f.data) >= 14 && len(f.data) < 3400 { // what the kernel takes in a test
+					w.frame(f.at, f.data, f.length)
 				}
 			}
 			extra += w.finish()

@@ -111,9 +111,30 @@ func (m *monitor) coverageLine(s *snapshot, v *coverage, span time.Duration) str
 		}
 	}
 	lost := v.loss.NIC + v.loss.Ring
-	return fmt.Sprintf("coverage: %s  %s, kernel filter on, %s, %s, DNS %s, TCP %s, %.3g DNS answers/s, %d of %d frames lost",
-		v.text(), m.line.device, count(len(s.stats.Rings), "ring", "rings"), zoneText,
+	return fmt.Sprintf("coverage: %s  %s, %s, %s, %s, DNS %s, TCP %s, %.3g DNS answers/s, %d of %d frames lost",
+		v.text(), m.line.device, m.filterText(s), count(len(s.stats.Rings), "ring", "rings"), zoneText,
 		v.directions.DNS, v.directions.TCP, rate, lost, s.stats.Frames+lost)
+}
+
+// filterText says what filters in the kernel, and how much it keeps away if that is known.
+func (m *monitor) filterText(s *snapshot) string {
+	text := inForce(m.sensors)
+	if dropped := s.stats.Prefilter.Dropped().Frames; dropped > 0 {
+		text += fmt.Sprintf(", %s of %d frames dropped there", percent(share(dropped, dropped+s.stats.Prefilter.Passed().Frames)),
+			dropped+s.stats.Prefilter.Passed().Frames)
+	}
+	return text
+}
+
+// inForce says what filters in the kernel; sensors mostly agree on it.
+func inForce(sensors []*sensor.Sensor) string {
+	var all []string
+	for _, s := range sensors {
+		if text := s.InForce().String(); !slices.Contains(all, text) {
+			all = append(all, text)
+		}
+	}
+	return strings.Join(all, " and ")
 }
 
 func (m *monitor) stat(now time.Time, s *snapshot, v *coverage) *bus.Stat {
@@ -181,6 +202,7 @@ func sumStats(a, b sensor.Stats) sensor.Stats {
 		a.Reasons[r] += b.Reasons[r]
 	}
 	a.Rings = append(slices.Clone(a.Rings), b.Rings...)
+	a.Prefilter.Add(&b.Prefilter)
 	a.Interface.Dropped += b.Interface.Dropped
 	a.Interface.Missed += b.Interface.Missed
 	a.Interface.Errors += b.Interface.Errors

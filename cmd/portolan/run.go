@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,7 +35,7 @@ needs root or CAP_NET_RAW. SIGINT and SIGTERM end it cleanly.`,
 				return config.Find("observations.publish").Check(text)
 			})
 			o.describe("observations", "", config.Find("observations.publish").Help, "")
-			o.settings("device", "sensor", "rings", "cpus", "block_timeout", "ignore_outgoing", "vxlan_ports",
+			o.settings("device", "sensor", "rings", "cpus", "block_timeout", "ignore_outgoing", "prefilter", "mirror_port", "vxlan_ports",
 				"nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.domain", "nats.listen", "state_dir", "spool",
 				"alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
 				"answers_per_client", "pending_per_client", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses",
@@ -77,7 +78,7 @@ func (p *program) live(ctx context.Context, cfg *config.Config, show *printer) (
 	if line.observations, err = openObservations(cfg, b, log); err != nil {
 		return err
 	}
-	log.Info("capturing", "device", strings.Join(cfg.Device, ","), "sensor", cfg.Sensor, "nats", b.URL(), "state", cfg.StateDir)
+	log.Info("capturing", "device", strings.Join(cfg.Device, ","), "filter", inForce(sensors), "sensor", cfg.Sensor, "nats", b.URL(), "state", cfg.StateDir)
 
 	known, err := openLearned(cfg, line.baseline, log)
 	if err != nil {
@@ -100,6 +101,7 @@ func openSensors(cfg *config.Config, log *slog.Logger) (sensors []*sensor.Sensor
 	for i, device := range cfg.Device {
 		c := cfg.Capture
 		c.Device, c.Point, c.Logger = device, uint16(i), log
+		c.MirrorPort = slices.Contains(cfg.MirrorPorts, device)
 		s, err := sensor.Open(c)
 		if err != nil {
 			closeSensors(sensors)
@@ -119,6 +121,8 @@ func closeSensors(sensors []*sensor.Sensor) {
 // captureHint returns a remedy for an error of sensor.Open, or "".
 func captureHint(err error) string {
 	switch {
+	case errors.Is(err, sensor.ErrNotMirrorPort):
+		return "--mirror-port declares a device that nothing else on this host uses; --prefilter ebpf drops frames for nobody else"
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
 		return "capturing needs CAP_NET_RAW: run it with sudo, or see deploy/README.md, \"Capabilities\""
 	case errors.Is(err, sensor.ErrNoInterface), errors.Is(err, syscall.ENODEV):

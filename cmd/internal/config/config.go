@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,14 +22,16 @@ const DefaultFile = "/etc/portolan/portolan.yaml"
 
 // Config is the outcome of Load: everything the commands can be told.
 type Config struct {
-	Sensor    string        // name of this sensor in messages and subjects: one subject token
-	Device    []string      // network devices to capture on; empty: none was named
-	Capture   sensor.Config // for each device; Device, Point and Logger are left to the caller
-	NATS      NATS
-	StateDir  string // the spool, the embedded server's streams, what was learned
-	Spool     int64  // bytes of disk for what waits for NATS
-	Limit     Limit
-	Correlate correlate.Config
+	Sensor string   // name of this sensor in messages and subjects: one subject token
+	Device []string // network devices to capture on; empty: none was named
+	// MirrorPorts are those of the devices that nothing else on this host uses.
+	MirrorPorts []string
+	Capture     sensor.Config // for each device; Device, Point, MirrorPort and Logger are left to the caller
+	NATS        NATS
+	StateDir    string // the spool, the embedded server's streams, what was learned
+	Spool       int64  // bytes of disk for what waits for NATS
+	Limit       Limit
+	Correlate   correlate.Config
 
 	Observations Observations
 	Allow        []AllowRule // hits that are counted and not published
@@ -101,6 +104,11 @@ var sensorName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 func (c *Config) Validate() error {
 	if !sensorName.MatchString(c.Sensor) {
 		return fmt.Errorf("sensor: %q is not a name of 1 to 64 letters, digits, - and _", c.Sensor)
+	}
+	for _, name := range c.MirrorPorts {
+		if len(c.Device) > 0 && !slices.Contains(c.Device, name) {
+			return fmt.Errorf("mirror_port: %q is not a device to capture on", name)
+		}
 	}
 	if (c.NATS.Cert == "") != (c.NATS.Key == "") {
 		return fmt.Errorf("nats.cert and nats.key: one without the other")

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"portolan/sensor"
 )
 
 // value is a field of Config as text. Set leaves the field alone when it returns an error.
@@ -61,6 +64,19 @@ func (v *numbers) String() string {
 	}
 	return strings.Join(items, ",")
 }
+
+// prefilter is one of sensor.Prefilters.
+type prefilter sensor.Prefilter
+
+func (v *prefilter) Set(s string) error {
+	if !slices.Contains(sensor.Prefilters(), sensor.Prefilter(s)) {
+		return fmt.Errorf("%q is not one of %q", s, sensor.Prefilters())
+	}
+	*v = prefilter(s)
+	return nil
+}
+
+func (v *prefilter) String() string { return string(*v) }
 
 type boolean bool
 

@@ -20,27 +20,39 @@ const (
 	// maxWindow bounds what a zstd stream may make its decompressor remember. It is what
 	// zstd writes with --long, and reads without being told.
 	maxWindow = 128 << 20
-	// bufferSize holds the longest frame with what formats put around it.
-	bufferSize = maxFrame + 64<<10
+	// maxRecord bounds a record that holds a frame: the longest frame with what formats put around it.
+	maxRecord = maxFrame + 64<<10
 )
 
-// format reads the records of one file format.
+// format knows how the records of one file format look.
 type format interface {
-	// next fills in f, but for its number and point; f.Data holds until the next call. It
-	// returns io.EOF only between two records.
-	next(f *decode.Frame) error
+	// next reads the record that b begins with, and returns its length in bytes. Of a frame it
+	// fills in f, but for its number and point, with Data in b. Of partial the length is
+	// without meaning, and of others it can exceed that of b.
+	next(b []byte, f *decode.Frame) (kind, int, error)
 }
 
-// capture is a capture file as a source of frames.
+// kind says what b begins with.
+type kind uint8
+
+const (
+	partial kind = iota // a record that b does not hold all of
+	frame               // a record with a frame
+	other               // a record without one
+)
+
+// capture is a capture file, opened.
 type capture struct {
+	*bufio.Reader // the file, uncompressed
 	format
-	*stream
+	raw   *counter // the file itself
+	begin int64    // bytes, uncompressed, before the first record
 	close func()
 }
 
-// openCapture reads the start of a capture and returns the reader for its format.
+// openCapture reads the start of a capture and finds out its format.
 func openCapture(in *counter) (*capture, error) {
-	c := &capture{stream: newStream(in, in), close: func() {}}
+	c := &capture{Reader: bufio.NewReader(in), raw: in, close: func() {}}
 	if _, err := c.Peek(1); errors.Is(err, io.EOF) {
 		return nil, ErrEmpty
 	}
@@ -76,14 +88,27 @@ func (c *capture) open() error {
 		return err
 	}
 	if bytes.Equal(head, []byte{0x0a, 0x0d, 0x0d, 0x0a}) {
-		c.format, err = newPcapng(c.stream)
-	} else {
-		c.format, err = newPcap(c.stream)
+		if head, err = c.peek(sectionLen); err != nil {
+			return err
+		}
+		c.format = &pcapng{}
+		_, _, err = c.next(head, nil)
+		return err
 	}
+	head, err = c.peek(pcapHeaderLen)
+	var bad error
+	if c.format, bad = newPcap(head); bad != nil {
+		return bad
+	}
+	if err != nil {
+		return err
+	}
+	c.begin = pcapHeaderLen
+	_, err = c.Discard(pcapHeaderLen)
 	return err
 }
 
-// decompress puts a decompressor in front of the stream when it begins like the output of
+// decompress puts a decompressor in front of the file when it begins like the output of
 // a compressor. Several members, or frames, one after the other are one stream.
 func (c *capture) decompress() error {
 	head, err := c.peek(4)
@@ -92,37 +117,30 @@ func (c *capture) decompress() error {
 	}
 	switch {
 	case head[0] == 0x1f && head[1] == 0x8b: // RFC 1952, section 2.3.1
-		z, err := gzip.NewReader(c.stream)
+		z, err := gzip.NewReader(c.Reader)
 		if err != nil {
 			return fmt.Errorf("gzip: %w", err)
 		}
-		c.stream, c.close = newStream(z, c.raw), func() { z.Close() }
+		c.Reader, c.close = bufio.NewReader(z), func() { z.Close() }
 	case bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), // RFC 8878, section 3.1.1
 		head[0]&0xf0 == 0x50 && bytes.Equal(head[1:], []byte{0x2a, 0x4d, 0x18}): // section 3.1.2
-		z, err := zstd.NewReader(c.stream, zstd.WithDecoderConcurrency(1), // no goroutine but ours
+		z, err := zstd.NewReader(c.Reader, zstd.WithDecoderConcurrency(1), // no goroutine but ours
 			zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return fmt.Errorf("zstd: %w", err)
 		}
-		c.stream, c.close = newStream(z, c.raw), z.Close
+		c.Reader, c.close = bufio.NewReader(z), z.Close
 	}
 	return nil
 }
 
-// locate turns what stopped the format at the given frame into an error with its place.
-func (c *capture) locate(err error, frame uint64) error {
-	var bad *incomplete
-	switch {
-	case c.raw.err != nil:
-		return fmt.Errorf("read capture after byte %d: %w", c.raw.n, c.raw.err)
-	case errors.As(err, &bad):
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		bad = &incomplete{what: "cut off"}
-	default:
-		bad = &incomplete{what: "decompressor: " + err.Error(), corrupt: true}
+// peek returns the next n bytes. The error is io.EOF only when nothing at all is left.
+func (c *capture) peek(n int) ([]byte, error) {
+	b, err := c.Peek(n)
+	if errors.Is(err, io.EOF) && len(b) > 0 {
+		err = io.ErrUnexpectedEOF
 	}
-	bad.frame, bad.offset = frame, c.mark
-	return bad
+	return b, err
 }
 
 // incomplete says why a capture file ended early, and where.
@@ -156,60 +174,4 @@ func (c *counter) Read(b []byte) (int, error) {
 		c.err = err
 	}
 	return n, err
-}
-
-// stream hands out the uncompressed bytes of a file.
-type stream struct {
-	*bufio.Reader
-	raw  *counter // the file itself
-	off  int64    // bytes taken
-	mark int64    // off at the start of the record that is being read
-}
-
-func newStream(r io.Reader, raw *counter) *stream {
-	return &stream{Reader: bufio.NewReaderSize(r, bufferSize), raw: raw}
-}
-
-// peek returns the next n bytes, at most bufferSize; they hold until the next call of any
-// method. The error is io.EOF only when nothing at all is left.
-func (s *stream) peek(n int) ([]byte, error) {
-	b, err := s.Peek(n)
-	if errors.Is(err, io.EOF) && len(b) > 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return b, err
-}
-
-// begin marks the start of a record and takes its first n bytes.
-func (s *stream) begin(n int) ([]byte, error) {
-	s.mark = s.off
-	b, err := s.peek(n)
-	if err != nil {
-		return nil, err
-	}
-	return b, s.skip(n)
-}
-
-// take takes n further bytes of a record.
-func (s *stream) take(n int) ([]byte, error) {
-	b, err := s.peek(n)
-	if err != nil {
-		return nil, cutOff(err)
-	}
-	return b, s.skip(n)
-}
-
-// skip passes over n further bytes of a record, however many.
-func (s *stream) skip(n int) error {
-	m, err := s.Discard(n)
-	s.off += int64(m)
-	return cutOff(err)
-}
-
-// cutOff returns err as it is to be seen within a record.
-func cutOff(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -3,6 +3,7 @@ package sensor
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 
 	"portolan/sensor/decode"
 	"portolan/sensor/event"
@@ -11,8 +12,7 @@ import (
 // pcap reads the classic format (draft-ietf-opsawg-pcap), of either byte order, with
 // stamps in microseconds or nanoseconds, and its variant with longer record headers.
 type pcap struct {
-	*stream
-	order  binary.ByteOrder
+	big    bool       // the most significant byte comes first
 	unit   event.Time // ns in one unit of the stamp's fraction
 	record int        // bytes of a record's header
 	link   decode.LinkType
@@ -24,14 +24,11 @@ const (
 	pcapModifiedLen = 24 // also interface index, EtherType, packet type, padding
 )
 
-func newPcap(s *stream) (*pcap, error) {
-	h, err := s.peek(pcapHeaderLen)
-	if len(h) < 4 {
-		return nil, err
-	}
-	p := &pcap{stream: s, unit: 1000, record: pcapRecordLen}
-	for _, p.order = range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
-		switch p.order.Uint32(h) {
+// newPcap reads the header of a file, of which b may be a beginning of at least four bytes.
+func newPcap(b []byte) (*pcap, error) {
+	p := &pcap{unit: 1000, record: pcapRecordLen}
+	for _, p.big = range []bool{false, true} {
+		switch p.word(b) {
 		case 0xa1b2c3d4:
 		case 0xa1b23c4d:
 			p.unit = 1
@@ -40,34 +37,42 @@ func newPcap(s *stream) (*pcap, error) {
 		default:
 			continue
 		}
-		if err != nil {
-			return nil, err
-		}
 		// The upper half of the field tells of checksums that frames may end with. The snap
 		// length is not worth reading: records longer than it say do occur.
-		p.link = decode.LinkType(p.order.Uint32(h[20:]))
-		return p, s.skip(pcapHeaderLen)
+		if len(b) >= pcapHeaderLen {
+			p.link = decode.LinkType(p.word(b[20:]))
+		}
+		return p, nil
 	}
-	return nil, fmt.Errorf("%w: it begins with % x", ErrNotCapture, h[:4])
+	return nil, fmt.Errorf("%w: it begins with % x", ErrNotCapture, b[:4])
 }
 
-func (p *pcap) next(f *decode.Frame) error {
-	h, err := p.begin(p.record)
-	if err != nil {
-		return err
+// word reads four bytes. It is worth more than binary.ByteOrder, whose methods are called through a table.
+func (p *pcap) word(b []byte) uint32 {
+	v := binary.LittleEndian.Uint32(b)
+	if p.big {
+		v = bits.ReverseBytes32(v)
 	}
-	sec, frac := p.order.Uint32(h[0:]), p.order.Uint32(h[4:])
-	captured, length := p.order.Uint32(h[8:]), p.order.Uint32(h[12:])
+	return v
+}
+
+func (p *pcap) next(b []byte, f *decode.Frame) (kind, int, error) {
+	if len(b) < p.record {
+		return partial, 0, nil
+	}
+	captured, length := p.word(b[8:]), p.word(b[12:])
 	if captured > maxFrame {
-		return corruptf("%d captured bytes, more than %d,", captured, maxFrame)
+		return partial, 0, corruptf("%d captured bytes, more than %d,", captured, maxFrame)
 	}
-	if f.Data, err = p.take(int(captured)); err != nil {
-		return err
+	end := p.record + int(captured)
+	if len(b) < end {
+		return partial, 0, nil
 	}
-	f.Time = event.Time(sec)*1e9 + event.Time(frac)*p.unit
+	f.Data = b[p.record:end:end]
+	f.Time = event.Time(p.word(b[0:]))*1e9 + event.Time(p.word(b[4:]))*p.unit
 	f.Len = frameLen(captured, length)
 	f.Link = p.link
-	return nil
+	return frame, end, nil
 }
 
 // frameLen returns the length on the wire: what the file says, but not less than what it holds.

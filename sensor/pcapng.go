@@ -22,6 +22,7 @@ const (
 	byteOrderMagic = 0x1a2b3c4d
 	blockHeadLen   = 8       // type and total length
 	blockTailLen   = 4       // total length again
+	sectionLen     = 28      // of a section header without options
 	maxInterfaces  = 1 << 16 // in one section
 	// noLink is the link type of a packet on an interface that was never described.
 	noLink decode.LinkType = math.MaxUint16
@@ -30,7 +31,6 @@ const (
 // pcapng reads the newer format: blocks in sections, each of which has a byte order and
 // interfaces of its own.
 type pcapng struct {
-	*stream
 	order      binary.ByteOrder
 	interfaces []captureInterface // of this section
 }
@@ -43,94 +43,65 @@ type captureInterface struct {
 	offset event.Time // seconds to add to the stamps
 }
 
-func newPcapng(s *stream) (*pcapng, error) {
-	p := &pcapng{stream: s}
-	h, err := p.begin(blockHeadLen)
+func (p *pcapng) next(b []byte, f *decode.Frame) (kind, int, error) {
+	if len(b) < sectionLen && (len(b) < blockHeadLen || p.order.Uint32(b) == sectionHeader) {
+		return partial, 0, nil
+	}
+	if binary.LittleEndian.Uint32(b) == sectionHeader { // reads the same in either byte order
+		return p.section(b)
+	}
+	typ := p.order.Uint32(b)
+	n, err := blockLen(p.order.Uint32(b[4:]))
 	if err != nil {
-		return nil, err
+		return partial, 0, err
 	}
-	return p, p.section([4]byte(h[4:]))
-}
-
-func (p *pcapng) next(f *decode.Frame) error {
-	for {
-		h, err := p.begin(blockHeadLen)
-		if err != nil {
-			return err
-		}
-		typ := p.order.Uint32(h)
-		if typ == sectionHeader { // reads the same in either byte order
-			if err := p.section([4]byte(h[4:])); err != nil {
-				return err
-			}
-			continue
-		}
-		n, err := bodyLen(p.order.Uint32(h[4:]))
-		if err != nil {
-			return err
-		}
-		switch typ {
-		case interfaceDescription, enhancedPacket, obsoletePacket, simplePacket:
-		default:
-			if err := p.skip(n + blockTailLen); err != nil {
-				return err
-			}
-			continue
-		}
-		if n+blockTailLen > bufferSize {
-			return corruptf("a block of type %d with %d bytes", typ, n)
-		}
-		b, err := p.take(n + blockTailLen)
-		if err != nil {
-			return err
-		}
-		b = b[:n]
-		switch typ {
-		case interfaceDescription:
-			err = p.describe(b)
-		case simplePacket:
-			return p.simple(f, b)
-		default:
-			return p.packet(f, b, typ == obsoletePacket)
-		}
-		if err != nil {
-			return err
-		}
+	switch typ {
+	case interfaceDescription, enhancedPacket, obsoletePacket, simplePacket:
+	default:
+		return other, n, nil
+	}
+	if n > maxRecord {
+		return partial, 0, corruptf("a block of type %d with %d bytes", typ, n)
+	}
+	if len(b) < n {
+		return partial, 0, nil
+	}
+	switch b := b[blockHeadLen : n-blockTailLen]; typ {
+	case interfaceDescription:
+		return other, n, p.describe(b)
+	case simplePacket:
+		return frame, n, p.simple(f, b)
+	default:
+		return frame, n, p.packet(f, b, typ == obsoletePacket)
 	}
 }
 
-// bodyLen returns how many bytes stand between a block's head and its tail.
-func bodyLen(total uint32) (int, error) {
+// blockLen returns the length of a block from what it says of that.
+func blockLen(total uint32) (int, error) {
 	if total < blockHeadLen+blockTailLen || total > math.MaxInt32 {
 		return 0, corruptf("a block length of %d", total)
 	}
-	return int(total+3)&^3 - blockHeadLen - blockTailLen, nil // some writers leave the padding out of the length
+	return int(total+3) &^ 3, nil // some writers leave the padding out of the length
 }
 
-// section reads a section header from its byte order on, which says how to read the total
-// length before it (section 4.1).
-func (p *pcapng) section(total [4]byte) error {
-	b, err := p.take(4)
-	if err != nil {
-		return err
-	}
+// section reads a section header. Its byte order says how to read the length before it
+// (section 4.1).
+func (p *pcapng) section(b []byte) (kind, int, error) {
+	order := b[blockHeadLen:]
 	switch {
-	case binary.LittleEndian.Uint32(b) == byteOrderMagic:
+	case binary.LittleEndian.Uint32(order) == byteOrderMagic:
 		p.order = binary.LittleEndian
-	case binary.BigEndian.Uint32(b) == byteOrderMagic:
+	case binary.BigEndian.Uint32(order) == byteOrderMagic:
 		p.order = binary.BigEndian
 	default:
-		return corruptf("no byte order but % x", b)
+		return partial, 0, corruptf("no byte order but % x", order[:4])
 	}
 	p.interfaces = p.interfaces[:0]
-	n, err := bodyLen(p.order.Uint32(total[:]))
-	if err != nil {
-		return err
+	n, err := blockLen(p.order.Uint32(b[4:]))
+	if err == nil && n < sectionLen {
+		err = corruptf("a section header of %d bytes", n-blockHeadLen-blockTailLen)
 	}
-	if n < 16 {
-		return corruptf("a section header of %d bytes", n)
-	}
-	return p.skip(n - 4 + blockTailLen)
+	return other, n, err
 }
 
 // describe adds an interface (section 4.2).

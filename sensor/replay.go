@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"time"
 
 	"portolan/sensor/decode"
@@ -29,16 +30,29 @@ type ReplayConfig struct {
 	// remembers lasts over several files. Its counters go on, too.
 	Decoder *decode.Decoder
 
+	// Cores is how many goroutines share the work, the caller's among them; 0 means 1. It changes
+	// nothing in what the sink gets. More than there are steps, four, are not used.
+	Cores int
+
+	// AsOf, when set, holds the decoder's counters as they were when it found the event that
+	// the sink is at work on, and in the end all of them.
+	AsOf *decode.Counters
+
 	// Progress, when set, is called now and then, about twice a second, and once at the
-	// end, by the goroutine that called Replay.
+	// end, never while the sink is at work.
 	Progress func(Progress)
 }
 
-// DefaultReplayConfig returns a configuration with the default bounds.
-func DefaultReplayConfig() ReplayConfig { return ReplayConfig{Decode: decode.DefaultConfig()} }
+// DefaultReplayConfig returns a configuration with the default bounds that uses every core.
+func DefaultReplayConfig() ReplayConfig {
+	return ReplayConfig{Decode: decode.DefaultConfig(), Cores: runtime.GOMAXPROCS(0)}
+}
 
 // Validate returns an error that names a field out of bounds, and its value.
 func (c ReplayConfig) Validate() error {
+	if c.Cores < 0 {
+		return fmt.Errorf("replay: Cores is %d, want 0 or more", c.Cores)
+	}
 	if c.Decoder != nil {
 		return nil
 	}
@@ -51,10 +65,8 @@ type Progress struct {
 	Frames uint64 // handed to the decoder
 }
 
-const (
-	pollFrames       = 1024                   // frames between two looks at the context and the clock
-	progressInterval = 500 * time.Millisecond // least time between two reports of progress
-)
+// progressInterval is the least time between two reports of progress.
+const progressInterval = 500 * time.Millisecond
 
 // Replay reads one capture, pcap or pcapng, plain or compressed with gzip or zstd, and
 // hands its events to the sink in the order of its frames. Memory does not depend on what
@@ -65,10 +77,17 @@ const (
 // and the Stats so far. ErrEmpty and ErrNotCapture mean that there was nothing to count.
 // Other errors come from r or ctx; a Read that blocks is not interrupted.
 //
+// The file is read some hundred KiB ahead of the sink, but no Read waits for more than there
+// is: what a pipe holds reaches the sink before the next Read, or while it waits.
+// Calls of r, and calls of the sink, can come from several goroutines, one at a time.
+//
 // Every frame belongs to observation point 0, whichever interface of a pcapng file it
 // names: the interfaces of one file see parts of one traffic, often the two directions of
 // a tap, and a lookup on one has to meet its connection on the other.
 func Replay(ctx context.Context, r io.Reader, cfg ReplayConfig, to event.Sink) (stats Stats, err error) {
+	if err := cfg.Validate(); err != nil {
+		return Stats{}, err
+	}
 	d := cfg.Decoder
 	if d == nil {
 		if d, err = decode.New(cfg.Decode); err != nil {
@@ -82,10 +101,31 @@ func Replay(ctx context.Context, r io.Reader, cfg ReplayConfig, to event.Sink) (
 	}
 	defer c.close()
 
-	var n RingStats
-	err = c.each(ctx, d, to, &n, newReporter(cfg.Progress, in))
-	n.Counters = d.Counters()
-	stats.add(&n)
+	w := walker{format: c.format, after: c.begin}
+	decoded := decoding{Decoder: d}
+	out := delivery{to: to, asOf: cfg.AsOf, progress: cfg.Progress, last: time.Now()}
+	chunks := make([]*chunk, chunksAhead)
+	for i := range chunks {
+		chunks[i] = &chunk{}
+	}
+	newLine(chunks,
+		func(k *chunk) bool { return k.fill(ctx, c) },
+		func(k *chunk) bool { w.walk(k); return true },
+		func(k *chunk) bool { decoded.decode(k); return true },
+		func(k *chunk) bool { out.deliver(ctx, k); return true },
+	).run(max(1, cfg.Cores))
+	out.report(Progress{Bytes: in.n, Frames: w.frames})
+
+	decoded.count.Counters = d.Counters()
+	if cfg.AsOf != nil {
+		*cfg.AsOf = d.Counters()
+	}
+	stats.add(&w.count)
+	stats.add(&decoded.count)
+	if ctx.Err() != nil {
+		return stats, ctx.Err()
+	}
+	err = w.locate(in)
 	var cut *incomplete
 	if errors.As(err, &cut) {
 		stats.Incomplete = cut.Error()
@@ -97,51 +137,73 @@ func Replay(ctx context.Context, r io.Reader, cfg ReplayConfig, to event.Sink) (
 	return stats, err
 }
 
-// each decodes the frames of c one after the other and counts them in n.
-func (c *capture) each(ctx context.Context, d *decode.Decoder, to event.Sink, n *RingStats, rep *reporter) error {
-	defer func() { rep.report(n.Frames) }()
-	var f decode.Frame
-	for {
-		if n.Frames%pollFrames == 0 {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			rep.maybe(n.Frames)
+// chunksAhead is how many chunks are under way: one in each step, and one between any two.
+const chunksAhead = 8
+
+// decoding is the step from frames to events. It keeps a copy of those, as the correlator may
+// take its time with them.
+type decoding struct {
+	*decode.Decoder
+	count   RingStats
+	to      *chunk
+	reasons []decode.Reason
+}
+
+func (d *decoding) decode(c *chunk) {
+	c.events.Reset()
+	c.asOf = c.asOf[:0]
+	d.to = c
+	d.reasons = d.DecodeAll(d.reasons[:0], c.frames, d)
+	for i, r := range d.reasons {
+		d.count.count(&c.frames[i], r)
+	}
+}
+
+// Lookup keeps a lookup.
+func (d *decoding) Lookup(l *event.Lookup) {
+	d.to.events.Lookup(l)
+	d.to.asOf = append(d.to.asOf, d.Counters())
+}
+
+// Connection keeps a connection.
+func (d *decoding) Connection(c *event.Connection) {
+	d.to.events.Connection(c)
+	d.to.asOf = append(d.to.asOf, d.Counters())
+}
+
+// delivery is the step from events to the sink.
+type delivery struct {
+	to       event.Sink
+	asOf     *decode.Counters // may be nil
+	progress func(Progress)   // may be nil
+	last     time.Time        // of the last report
+}
+
+func (d *delivery) deliver(ctx context.Context, c *chunk) {
+	for i := range c.events.Len() {
+		if i%pollEvents == 0 && ctx.Err() != nil {
+			return
 		}
-		switch err := c.next(&f); {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return c.locate(err, n.Frames+1)
+		if d.asOf != nil {
+			*d.asOf = c.asOf[i]
 		}
-		f.Number = n.Frames + 1
-		n.count(&f, d.Decode(&f, to))
+		if l, x := c.events.At(i); l != nil {
+			d.to.Lookup(l)
+		} else {
+			d.to.Connection(x)
+		}
+	}
+	if now := time.Now(); now.Sub(d.last) >= progressInterval {
+		d.last = now
+		d.report(Progress{Bytes: c.taken, Frames: c.last})
 	}
 }
 
-// reporter calls a progress function, not too often. Nil reports nothing.
-type reporter struct {
-	to   func(Progress)
-	in   *counter
-	last time.Time
-}
+// pollEvents is how many events the sink gets between two looks at the context.
+const pollEvents = 256
 
-func newReporter(to func(Progress), in *counter) *reporter {
-	if to == nil {
-		return nil
-	}
-	return &reporter{to: to, in: in, last: time.Now()}
-}
-
-func (r *reporter) maybe(frames uint64) {
-	if r != nil && time.Since(r.last) >= progressInterval {
-		r.report(frames)
-		r.last = time.Now()
-	}
-}
-
-func (r *reporter) report(frames uint64) {
-	if r != nil {
-		r.to(Progress{Bytes: r.in.n, Frames: frames})
+func (d *delivery) report(p Progress) {
+	if d.progress != nil {
+		d.progress(p)
 	}
 }

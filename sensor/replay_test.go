@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -51,6 +52,11 @@ type rec struct {
 	link decode.LinkType
 }
 
+// frame returns the record as frame number n of a file.
+func (r rec) frame(n int) decode.Frame {
+	return decode.Frame{Time: r.t, Data: r.data, Len: r.len, Number: uint64(n), Link: r.link}
+}
+
 func (r rec) String() string {
 	return fmt.Sprintf("%d ns link %d, %d of %d bytes % x", r.t, r.link, len(r.data), r.len, r.data)
 }
@@ -62,16 +68,26 @@ func readAll(r io.Reader) (recs []rec, err error) {
 		return nil, err
 	}
 	defer c.close()
-	for {
-		var f decode.Frame
-		if err := c.next(&f); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = nil
-			}
-			return recs, err
-		}
-		recs = append(recs, rec{f.Time, bytes.Clone(f.Data), f.Len, f.Link})
+	k, w := &chunk{}, &walker{format: keeper{c.format, &recs}, after: c.begin}
+	for k.fill(context.Background(), c) {
+		w.walk(k)
 	}
+	w.walk(k)
+	return recs, w.err
+}
+
+// keeper is a format that keeps what it finds.
+type keeper struct {
+	format
+	to *[]rec
+}
+
+func (r keeper) next(b []byte, f *decode.Frame) (kind, int, error) {
+	k, n, err := r.format.next(b, f)
+	if k == frame && err == nil {
+		*r.to = append(*r.to, rec{f.Time, bytes.Clone(f.Data), f.Len, f.Link})
+	}
+	return k, n, err
 }
 
 // pcapFile writes a classic capture file of the given magic number, with pad further bytes
@@ -434,7 +450,7 @@ func TestReplayDamage(t *testing.T) {
 	big := &ng{AppendByteOrder: binary.LittleEndian, b: bytes.Clone(head)}
 	big.enhanced(0, 1, make([]byte, maxFrame+1), 0)
 	wide := &ng{AppendByteOrder: binary.LittleEndian, b: bytes.Clone(head)}
-	wide.enhanced(0, 1, nil, 0, make([]byte, bufferSize)...)
+	wide.enhanced(0, 1, nil, 0, make([]byte, maxRecord)...)
 	many := gz(smallPcap(3000))
 	broken := bytes.Clone(many)
 	broken[len(broken)-6] ^= 1 // checksum
@@ -483,9 +499,10 @@ func TestReplayCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cfg := DefaultReplayConfig()
 	cancel()
-	s, err := Replay(ctx, bytes.NewReader(smallPcap(3*pollFrames)), cfg, &tally{})
-	if !errors.Is(err, context.Canceled) || s.Frames >= 2*pollFrames {
-		t.Errorf("error %v after %d frames, want a prompt end", err, s.Frames)
+	var n tally
+	s, err := Replay(ctx, bytes.NewReader(smallPcap(100)), cfg, &n)
+	if !errors.Is(err, context.Canceled) || n.connections > 0 {
+		t.Errorf("error %v after %d frames and %d events, want a prompt end", err, s.Frames, n.connections)
 	}
 }
 
@@ -565,7 +582,7 @@ func TestReplayBounded(t *testing.T) {
 		if s.Incomplete == "" {
 			t.Errorf("%s: taken for a whole file", name)
 		}
-		if got := after.TotalAlloc - before.TotalAlloc; got > 4*bufferSize {
+		if got := after.TotalAlloc - before.TotalAlloc; got > 4*maxRecord {
 			t.Errorf("%s: %d bytes allocated", name, got)
 		}
 	}
@@ -583,17 +600,124 @@ func TestReplayAllocations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var f decode.Frame
-		if got := testing.AllocsPerRun(10000, func() {
-			if err := c.next(&f); err != nil {
-				t.Fatal(err)
-			}
-		}); got != 0 {
-			t.Errorf("%s: %v allocations for each frame, want 0", name, got)
+		k, w := &chunk{}, &walker{format: c.format, after: c.begin}
+		k.fill(t.Context(), c) // no more than was needed to know the format
+		w.walk(k)
+		k.fill(t.Context(), c)
+		begin, rest := *w, bytes.Clone(w.rest)
+		if got := testing.AllocsPerRun(10, func() {
+			kept := w.rest[:0]
+			*w = begin
+			w.rest = append(kept, rest...)
+			w.walk(k)
+		}); got > 0 || w.err != nil || len(k.frames) < 1000 {
+			t.Errorf("%s: %v allocations for a chunk of %d frames, want none; error %v", name, got, len(k.frames), w.err)
 		}
 		c.close()
 	}
 }
+
+// callLog keeps what a sink is told, and what the decoder's counters were then.
+type callLog struct {
+	bytes.Buffer
+	asOf decode.Counters
+}
+
+func (l *callLog) Lookup(x *event.Lookup)         { fmt.Fprintf(l, "%+v %v\n", *x, l.asOf) }
+func (l *callLog) Connection(x *event.Connection) { fmt.Fprintf(l, "%+v %v\n", *x, l.asOf) }
+
+// replayed returns all that replaying b with so many cores tells, as text.
+func replayed(t *testing.T, r io.Reader, cores int) string {
+	t.Helper()
+	var l callLog
+	cfg := DefaultReplayConfig()
+	cfg.Cores, cfg.AsOf = cores, &l.asOf
+	s, err := Replay(t.Context(), r, cfg, &l)
+	checkReasons(t, "the file", s)
+	fmt.Fprintf(&l, "%+v %v", s, err)
+	return l.String()
+}
+
+// TestReplayCores: however many cores share the work and however a file comes in pieces, the sink
+// is told the same.
+func TestReplayCores(t *testing.T) {
+	n := &ng{AppendByteOrder: binary.BigEndian}
+	n.section()
+	n.iface(1, 0)
+	for i := range 4500 {
+		n.enhanced(0, uint64(i), synFrame(uint16(i)), 54, n.option(1, make([]byte, i%64)...)...)
+		if i%1500 == 0 {
+			n.block(5, make([]byte, 300_000)...) // longer than a chunk
+			n.section()
+			n.iface(1, 0)
+		}
+	}
+	long := rec{t: 5e9, data: make([]byte, maxFrame), len: maxFrame} // longer than the headroom
+	jumbo := pcapFile(binary.LittleEndian, 0xa1b2c3d4, 1, 1000, 0, long, rec{data: synFrame(1), len: 54}, long, long)
+	damaged := smallPcap(5_000)
+	binary.LittleEndian.PutUint32(damaged[24+4_000*70+8:], maxFrame+1)
+	files := map[string][]byte{
+		"pcap": smallPcap(5_000), "pcapng": n.b, "jumbo frames": jumbo, "damage": damaged,
+		"cut off": smallPcap(5_000)[:300_000], "gzip": gz(smallPcap(5_000)), "zstd": zst(n.b),
+	}
+	shared, err := filepath.Glob(filepath.Join(sharedCaptures, "*.pcap*"))
+	if err != nil || len(shared) == 0 {
+		t.Log("without the shared captures, which are not here")
+	}
+	stored, err := filepath.Glob("../testdata/pcap/*")
+	if err != nil || len(stored) == 0 {
+		t.Errorf("no captures in testdata: %v", err)
+	}
+	for _, path := range slices.Concat(shared, stored) {
+		if files[path], err = os.ReadFile(path); err != nil {
+			t.Error(err)
+		}
+	}
+	for name, b := range files {
+		want := replayed(t, bytes.NewReader(b), 1)
+		for _, cores := range []int{2, 4, 16} {
+			if got := replayed(t, bytes.NewReader(b), cores); got != want {
+				t.Errorf("%s: with %d cores %d bytes are told, with one %d, and they differ", name, cores, len(got), len(want))
+			}
+		}
+		if got := replayed(t, iotest.HalfReader(bytes.NewReader(b)), 2); got != want {
+			t.Errorf("%s: read in pieces, it tells something else", name)
+		}
+	}
+}
+
+// TestReplayPipe: what a pipe holds reaches the sink, however long the rest takes.
+func TestReplayPipe(t *testing.T) {
+	for cores := 1; cores <= 4; cores++ {
+		r, w := io.Pipe()
+		events := make(chan uint16)
+		done := make(chan error)
+		go func() {
+			cfg := DefaultReplayConfig()
+			cfg.Cores = cores
+			_, err := Replay(t.Context(), r, cfg, ports(events))
+			done <- err
+		}()
+		file := smallPcap(50)
+		w.Write(file[:24])
+		for i := range 50 {
+			w.Write(file[24+i*70:][:70])
+			if got := <-events; got != uint16(1024+i) {
+				t.Fatalf("%d cores: event from port %d, want %d", cores, got, 1024+i)
+			}
+		}
+		w.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// ports tells of the source ports of connections.
+type ports chan uint16
+
+func (p ports) Lookup(*event.Lookup)           {}
+func (p ports) Connection(c *event.Connection) { p <- c.Src.Port() }
 
 // TestReplayShared holds the number of frames against an independent count.
 func TestReplayShared(t *testing.T) {

@@ -84,7 +84,14 @@ type meter struct {
 
 func (p *program) newMeter(path string, on bool) *meter {
 	m := &meter{to: p.stderr, name: captureName(path), start: time.Now(), on: on}
-	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+	var info os.FileInfo
+	var err error
+	if f, ok := p.stdin.(*os.File); path == "-" && ok {
+		info, err = f.Stat()
+	} else {
+		info, err = os.Stat(path)
+	}
+	if err == nil && info.Mode().IsRegular() {
 		m.size = info.Size()
 	}
 	return m
@@ -92,17 +99,26 @@ func (p *program) newMeter(path string, on bool) *meter {
 
 // show is a sensor.ReplayConfig.Progress.
 func (m *meter) show(n sensor.Progress) {
-	seconds := time.Since(m.start).Seconds()
-	if !m.on || seconds < 0.4 && !m.wrote {
+	elapsed := time.Since(m.start)
+	if !m.on || elapsed < 400*time.Millisecond && !m.wrote {
 		return // short work needs no progress
 	}
 	m.wrote = true
-	share := ""
-	if m.size > 0 {
+	fmt.Fprintf(m.to, "\r\x1b[K%s: %s", m.name, m.text(n, elapsed))
+}
+
+// text says how far the reading has come after so long. Of a compressed file the bytes are
+// those of the file as it is.
+func (m *meter) text(n sensor.Progress, elapsed time.Duration) string {
+	share, left := "", ""
+	if m.size > 0 && n.Bytes > 0 {
 		share = fmt.Sprintf(" of %s, %.0f %%", bytesText(m.size), 100*float64(n.Bytes)/float64(m.size))
+		rest := time.Duration(float64(elapsed) * float64(max(0, m.size-n.Bytes)) / float64(n.Bytes))
+		left = fmt.Sprintf(", %v left", rest.Round(time.Second))
 	}
-	fmt.Fprintf(m.to, "\r\x1b[K%s: %s%s, %d frames, %.0f frames/s", m.name, bytesText(n.Bytes), share, n.Frames,
-		float64(n.Frames)/seconds)
+	seconds := elapsed.Seconds()
+	return fmt.Sprintf("%s%s, %d frames, %.0f frames/s, %s/s%s", bytesText(n.Bytes), share, n.Frames,
+		float64(n.Frames)/seconds, bytesText(int64(float64(n.Bytes)/seconds)), left)
 }
 
 // clear takes the line away before something else is written.

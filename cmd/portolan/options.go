@@ -76,7 +76,10 @@ func (o *options) string(to *string, name, arg, help string) {
 
 // int adds a flag for a whole number; its bounds are checked where it is used.
 func (o *options) int(to *int, name, arg, help string) {
-	fallback := strconv.Itoa(*to)
+	fallback := ""
+	if *to != 0 {
+		fallback = strconv.Itoa(*to)
+	}
 	o.value(name, func(text string) error {
 		n, err := strconv.Atoi(text)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"runtime"
 
 	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
@@ -21,16 +22,18 @@ func replayCommand() *command {
 	return &command{
 		name:  "replay",
 		brief: "looks for hits in capture files",
-		usage: []string{"portolan replay [--json] [--nats URL] FILE..."},
+		usage: []string{"portolan replay [--json] [--nats URL] [--cores N] FILE..."},
 		about: `Runs capture files through the same engine as a mirror port, in packet time, and prints each
 hit once, as it is when nothing can change it any more. Files are pcap or pcapng, plain or
 in gzip or zstd; - stands for standard input. Several files are read as one traffic, in the
-order given. Summary and progress go to stderr. Hits do not change the exit status.`,
+order given. Summary and progress go to stderr. Hits do not change the exit status, and the
+number of cores does not change the hits.`,
 		example: []string{"portolan replay testdata/pcap/half-swap.pcap", "portolan replay --json testdata/pcap/mul-add.pcap"},
 		declare: func(o *options) action {
-			asJSON, progress := false, false
+			asJSON, progress, cores := false, false, 0
 			o.bool(&asJSON, "json", "print one hit a line, as subscribers get it")
 			o.bool(&progress, "progress", "show progress even when stderr is no terminal")
+			o.int(&cores, "cores", "N", "cores that share the work, of which there is enough for four (default all)")
 			o.fallback = map[string]string{"nats.url": "none: hits are printed, not published"}
 			o.settings("nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "sensor", "alert", "watch",
 				"address_window", "port_window", "max_ttl", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses", "memory",
@@ -39,18 +42,26 @@ order given. Summary and progress go to stderr. Hits do not change the exit stat
 				if err := captureArgs("replay", args); err != nil {
 					return err
 				}
+				if cores < 0 {
+					return usagef("replay: --cores is %d, want 1 or more", cores)
+				} else if cores == 0 {
+					cores = runtime.GOMAXPROCS(0)
+				}
 				cfg, err := o.load(p)
 				if err != nil {
 					return err
 				}
 				_, publish := o.override["nats.url"] // a configured server is for live hits
-				return p.replay(ctx, &cfg, args, replayOptions{asJSON, progress || p.isTerminal(p.stderr), publish})
+				return p.replay(ctx, &cfg, args, replayOptions{asJSON, progress || p.isTerminal(p.stderr), publish, cores})
 			}
 		},
 	}
 }
 
-type replayOptions struct{ json, progress, publish bool }
+type replayOptions struct {
+	json, progress, publish bool
+	cores                   int
+}
 
 // replay reads the files one after the other. A file that cannot be read does not keep the
 // next ones from being read, and the hits before an error count.
@@ -63,6 +74,7 @@ func (p *program) replay(ctx context.Context, cfg *config.Config, paths []string
 		out:   &hitWriter{to: bufio.NewWriter(p.stdout), json: o.json, color: p.useColor(p.stdout)},
 		fail:  cancel,
 		clock: math.MinInt64,
+		cores: o.cores,
 	}
 	if err := r.restart(); err != nil {
 		return err
@@ -105,7 +117,7 @@ func (p *program) replayFile(ctx context.Context, r *replayer, path string, prog
 	m := p.newMeter(path, progress)
 	r.device = captureName(path)
 	r.out.before = m.clear
-	stats, err := p.readCapture(ctx, path, sensor.ReplayConfig{Decoder: r.decoder, Progress: m.show}, r)
+	stats, err := p.readCapture(ctx, path, sensor.ReplayConfig{Decoder: r.decoder, Cores: r.cores, AsOf: &r.asOf, Progress: m.show}, r)
 	m.clear()
 	if stats.Frames > 0 || err == nil {
 		r.summary.add(r.device, &stats)
@@ -124,9 +136,11 @@ type replayer struct {
 	out     *hitWriter
 	publish func(*bus.Message) error // nil without --nats
 	fail    context.CancelCauseFunc
+	cores   int
 	summary summary
 
-	decoder    *decode.Decoder
+	decoder    *decode.Decoder // may be ahead of the correlator
+	asOf       decode.Counters // of the decoder, at the event at hand
 	correlator *correlate.Correlator
 	allow      *allowRules
 	device     string     // base name of the file
@@ -139,7 +153,7 @@ type replayer struct {
 
 // restart begins another traffic: nothing of the one before is remembered.
 func (r *replayer) restart() (err error) {
-	r.clock, r.next, r.summary = math.MinInt64, math.MinInt64, summary{}
+	r.clock, r.next, r.summary, r.asOf = math.MinInt64, math.MinInt64, summary{}, decode.Counters{}
 	if r.decoder, err = decode.New(r.cfg.Capture.Decode); err != nil {
 		return err
 	}
@@ -238,7 +252,7 @@ func (r *replayer) take() {
 		if h.State != correlate.Final || h.Level == correlate.None {
 			continue
 		}
-		stats, traffic := sensor.Stats{Counters: r.decoder.Counters()}, r.correlator.Stats()
+		stats, traffic := sensor.Stats{Counters: r.asOf}, r.correlator.Stats()
 		v := assess(&stats, &traffic, lostMessages{})
 		c := v.context(r.cfg.Sensor, r.device)
 		c.Sequence = r.sequence + 1

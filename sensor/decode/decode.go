@@ -38,6 +38,7 @@ type Decoder struct {
 	lookup event.Lookup
 
 	counters Counters
+	touched  uint64 // what DecodeAll reads to have it in the cache; without meaning
 }
 
 // New returns a Decoder with empty tables. Its hashes are seeded anew each time, so that

@@ -664,7 +664,7 @@ func TestReplayCores(t *testing.T) {
 	if err != nil || len(shared) == 0 {
 		t.Log("without the shared captures, which are not here")
 	}
-	stored, err := filepath.Glob("../testdata/pcap/*")
+	stored, err := filepath.Glob("../testdata/pcap/*.pcap*")
 	if err != nil || len(stored) == 0 {
 		t.Errorf("no captures in testdata: %v", err)
 	}

@@ -12,7 +12,7 @@ import (
 
 // TestCoresChangeNothing: replay prints the same, byte for byte, however many cores share the work.
 func TestCoresChangeNothing(t *testing.T) {
-	stored, err := filepath.Glob("../../testdata/pcap/*")
+	stored, err := filepath.Glob("../../testdata/pcap/*.pcap*")
 	if err != nil || len(stored) == 0 {
 		t.Fatalf("no captures in testdata: %v", err)
 	}

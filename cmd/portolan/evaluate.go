@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -449,7 +450,7 @@ func wanted(f *familyReport) int {
 }
 
 // median returns the middle of a list that is not empty; it sorts it.
-func median(list []int) int {
+func median[T cmp.Ordered](list []T) T {
 	slices.Sort(list)
 	return list[len(list)/2]
 }

@@ -19,13 +19,13 @@ import (
 type mixConfig struct {
 	world   traffic.Config
 	frames  int
-	opening float64 // share of frames that are SYNs or DNS responses, more than 0
+	opening float64 // share of frames that become events: SYNs, DNS responses, first datagrams; more than 0
 	udp     float64 // share of UDP among the rest
 	tagged  bool    // write the VLAN of each host's zone
 }
 
-// mixBase is traffic with 500 bytes a frame on average, of which 3 % are SYNs or DNS responses and
-// 30 % of the rest UDP, as QUIC makes it today.
+// mixBase is traffic of some 2,000 hosts with 500 bytes a frame on average: 3 % of the frames become
+// events, and of the rest 30 % are UDP, as QUIC makes it today.
 func mixBase(frames int) mixConfig {
 	c := mixConfig{world: traffic.DefaultConfig(), frames: frames, opening: .03, udp: .3}
 	c.world.Clients, c.world.Implants = 2000, 1
@@ -87,10 +87,11 @@ func (w *mixWriter) connection(c *event.Connection) {
 	if c.Proto == event.TCP {
 		w.frame(c.Time, c.Zone, c.Proto, c.Src, c.Dst, 0x02, nil)
 		w.frame(c.Time.Add(1000), c.Zone, c.Proto, c.Dst, c.Src, 0x12, nil)
-		w.fill(c.Time.Add(2000))
+		w.owed--
 	} else {
 		w.frame(c.Time, c.Zone, c.Proto, c.Src, c.Dst, 0, w.payload[:60])
 	}
+	w.fill(c.Time.Add(2000))
 	if c.Dst.Port() == 53 {
 		return
 	}

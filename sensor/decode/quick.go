@@ -55,7 +55,8 @@ func (p *ordinary) parse(f *Frame) bool {
 	} else {
 		p.tags = nil
 	}
-	length, header := 0, ipv4Header
+	var length int // of the packet, 0 when it does not say
+	header := ipv4Header
 	switch etherType {
 	case etherIPv4:
 		if b[0] != 0x45 || binary.BigEndian.Uint16(b[6:])&0x3fff != 0 {

@@ -22,7 +22,7 @@ func labCommand() *command {
 		brief: "shows it at work on a mirrored network with implants (root)",
 		usage: []string{
 			"portolan lab [--duration TIME] [--contacts N] [--json]",
-			"portolan lab --load [--mix syn|dns|bulk] [--seconds N] [--rounds N] [--rate N] [--json]",
+			"portolan lab --load [--mix syn|dns|bulk] [--prefilter LIST] [--seconds N] [--rounds N] [--rate N] [--json]",
 		},
 		about: `Builds a router with clients and servers out of network namespaces, mirrors the router's port
 with tc, lets benign clients and implants of several families talk across it, runs the live
@@ -53,6 +53,8 @@ yardstick's rate, "gap" the longest between two reads of a ring. Leave the machi
 			o.int(&ld.senders, "senders", "N", "with --load: CPUs that send, each all it can")
 			o.value("rate", func(text string) (err error) { ld.rate, err = strconv.ParseFloat(text, 64); return err })
 			o.describe("rate", "N", "with --load: see what becomes of N frames a second, and look for no other rate", "")
+			o.value("prefilter", ld.setPrefilters)
+			o.describe("prefilter", "LIST", "with --load: prefilters to compare, of off, socket, ebpf and xdp", "socket; with bulk all four")
 			o.settings("rings", "cpus", "block_timeout", "memory", "alert", "watch", "hold")
 			return func(ctx context.Context, p *program, args []string) error {
 				if len(args) > 0 {

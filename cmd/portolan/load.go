@@ -7,10 +7,12 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"portolan/cmd/internal/config"
 	"portolan/cmd/internal/lab"
+	"portolan/sensor"
 )
 
 // loadConfig says what portolan lab --load measures.
@@ -20,6 +22,32 @@ type loadConfig struct {
 	rounds  int     // of which the median counts
 	senders int     // CPUs that send
 	rate    float64 // frames a second; 0 looks for the highest without loss
+
+	prefilters []sensor.Prefilter // nil: those that make a difference to the mix
+}
+
+// setPrefilters reads a list with commas.
+func (c *loadConfig) setPrefilters(text string) error {
+	c.prefilters = nil
+	for name := range strings.SplitSeq(text, ",") {
+		f := sensor.Prefilter(strings.TrimSpace(name))
+		if !slices.Contains(sensor.Prefilters(), f) {
+			return fmt.Errorf("%q is no prefilter; there are %v", name, sensor.Prefilters())
+		}
+		c.prefilters = append(c.prefilters, f)
+	}
+	return nil
+}
+
+// compared returns the prefilters to measure.
+func (c *loadConfig) compared() []sensor.Prefilter {
+	switch {
+	case c.prefilters != nil:
+		return c.prefilters
+	case c.mix == lab.MixBulk:
+		return []sensor.Prefilter{sensor.PrefilterOff, sensor.PrefilterSocket, sensor.PrefilterEBPF, sensor.PrefilterXDP}
+	}
+	return []sensor.Prefilter{sensor.PrefilterSocket} // all frames pass every one
 }
 
 func defaultLoad() loadConfig {
@@ -48,7 +76,7 @@ const (
 	// drainTimeout is how long a stage may take for what is in its rings.
 	drainTimeout = 30 * time.Second
 
-	searchSteps = 8    // trials of one search
+	searchSteps = 10   // trials of one search
 	searchGap   = 0.02 // between the highest rate without loss and the lowest with it that ends a search
 )
 
@@ -87,9 +115,9 @@ func (p *program) load(ctx context.Context, cfg *config.Config, l loadConfig, as
 	}
 	defer func() { err = errors.Join(err, wire.Close()) }()
 	say := func(format string, args ...any) { fmt.Fprintf(p.stderr, "lab: "+format+"\n", args...) }
-	say("%v", l.mix)
+	say("%s: %v", string(l.mix), l.mix)
 
-	stages := loadStages()
+	stages := loadStages(l.compared())
 	found := make([][]searched, len(stages))
 	for round := range l.rounds {
 		for i, s := range stages {
@@ -133,22 +161,27 @@ func (l *loadConfig) measure(ctx context.Context, s loadStage, wire *lab.Wire, c
 	}
 	defer func() { err = errors.Join(err, run.close()) }()
 	runtime.GC()
-	try := func(rate float64) (trial, error) {
-		t, err := l.try(ctx, run, wire, rate)
-		if err != nil || t.clean() || l.rate > 0 {
-			return t, err
-		}
-		return l.try(ctx, run, wire, rate) // something else may have had the CPU
-	}
+	try := func(rate float64) (trial, error) { return l.try(ctx, run, wire, rate) }
 	if l.rate > 0 {
-		t, err := try(l.rate)
-		if err == nil && !t.clean() {
-			found.worse = &t
+		found.best, err = try(l.rate)
+		if err == nil && !found.best.clean() {
+			found.worse = &found.best
 		}
-		found.best = t
 		return found, err
 	}
-	t, err := try(0)
+	return search(try)
+}
+
+// search finds the highest rate at which a trial is clean. try is given 0 for all that the senders can do.
+func search(try func(rate float64) (trial, error)) (found searched, err error) {
+	twice := func(rate float64) (trial, error) {
+		t, err := try(rate)
+		if err != nil || t.clean() {
+			return t, err
+		}
+		return try(rate) // something else may have had the CPU
+	}
+	t, err := twice(0)
 	if err != nil || t.clean() {
 		found.best = t
 		return found, err
@@ -157,7 +190,7 @@ func (l *loadConfig) measure(ctx context.Context, s loadStage, wire *lab.Wire, c
 	found.worse = &t
 	next := min(0.98, 1-float64(t.Lost.total())/float64(t.Offered)) * t.Rate
 	for range searchSteps {
-		t, err := try(next)
+		t, err := twice(next)
 		if err != nil {
 			return found, err
 		}
@@ -169,7 +202,7 @@ func (l *loadConfig) measure(ctx context.Context, s loadStage, wire *lab.Wire, c
 		low, high := found.best.Rate, found.worse.Rate
 		switch {
 		case low == 0:
-			next = 0.9 * min(next, high)
+			next = 0.7 * high
 		case high-low <= searchGap*high:
 			return found, nil
 		default:
@@ -185,7 +218,7 @@ func (l *loadConfig) try(ctx context.Context, run loadRun, wire *lab.Wire, rate 
 	if err != nil {
 		return t, err
 	}
-	cpu, err := processCPU()
+	cpu, err := lab.ProcessCPU()
 	if err != nil {
 		return t, err
 	}
@@ -203,7 +236,7 @@ func (l *loadConfig) try(ctx context.Context, run loadRun, wire *lab.Wire, rate 
 		return t, err
 	}
 	t.Backlog = max(0, last.Sub(stopped))
-	used, err := processCPU()
+	used, err := lab.ProcessCPU()
 	if err != nil {
 		return t, err
 	}

@@ -72,7 +72,7 @@ func (t *trial) why() string {
 
 func (o *loadOutcome) write(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n", o.Mix, o.Contents)
+	fmt.Fprintf(&b, "%s: %s\n", string(o.Mix), o.Contents)
 	fmt.Fprintf(&b, "%s of %s send; medians of %s\n\n", count(o.Senders, "CPU", "CPUs"), fmt.Sprint(o.CPUs), count(o.Rounds, "round", "rounds"))
 	const line = "%-22s %12s %9s %8s %7s  %9s %9s  %s\n"
 	fmt.Fprintf(&b, line, "stage", "frames/s", "ns/frame", "CPU ns", "share", "gap", "GC pause", "first loss")

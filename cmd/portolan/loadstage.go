@@ -38,14 +38,18 @@ type loadCounts struct {
 	settled     bool // the counts hold for what came before the last change of frames
 }
 
-// loadStages returns the stages in the order of the table; the first is the yardstick.
-func loadStages() []loadStage {
-	return []loadStage{
+// loadStages returns the stages in the order of the table: the yardstick, what comes between, and the
+// whole sensor behind each of some prefilters.
+func loadStages(prefilters []sensor.Prefilter) []loadStage {
+	stages := []loadStage{
 		{"bare ring", openBare(false)},
 		{"bare ring + filter", openBare(true)},
 		{"decode only", openDecode},
-		{"decode + correlate", openPipeline},
 	}
+	for _, f := range prefilters {
+		stages = append(stages, loadStage{"all, prefilter " + string(f), openPipeline(f)})
+	}
+	return stages
 }
 
 // bareRun is a ring that only counts.
@@ -114,10 +118,9 @@ func (s *loadSink) Batch(b *event.Batch) {
 }
 
 // runSensor runs a sensor on the wire whose rings' events go to what newSink returns.
-func runSensor(ctx context.Context, w *lab.Wire, cfg *config.Config, newSink func(ring int) event.BatchSink) (*sensorRun, error) {
+func runSensor(ctx context.Context, w *lab.Wire, c sensor.Config, newSink func(ring int) event.BatchSink) (*sensorRun, error) {
 	r := &sensorRun{}
-	c := cfg.Capture
-	c.Device = lab.WireDevice
+	c.Device, c.MirrorPort = lab.WireDevice, true
 	err := w.Do(func() (err error) {
 		r.sensor, err = sensor.Open(c)
 		return err
@@ -145,20 +148,30 @@ func runSensor(ctx context.Context, w *lab.Wire, cfg *config.Config, newSink fun
 }
 
 func openDecode(ctx context.Context, w *lab.Wire, cfg *config.Config) (loadRun, error) {
-	r, err := runSensor(ctx, w, cfg, nil)
+	c := cfg.Capture
+	c.Prefilter = sensor.PrefilterSocket
+	r, err := runSensor(ctx, w, c, nil)
 	if err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
-// openPipeline runs what run runs, up to the hits, which go nowhere.
-func openPipeline(ctx context.Context, w *lab.Wire, cfg *config.Config) (loadRun, error) {
+// openPipeline runs what portolan run runs behind a prefilter, up to the hits, which go nowhere.
+func openPipeline(f sensor.Prefilter) func(context.Context, *lab.Wire, *config.Config) (loadRun, error) {
+	return func(ctx context.Context, w *lab.Wire, cfg *config.Config) (loadRun, error) {
+		return runPipeline(ctx, w, cfg, f)
+	}
+}
+
+func runPipeline(ctx context.Context, w *lab.Wire, cfg *config.Config, f sensor.Prefilter) (loadRun, error) {
 	line, err := newPipeline(cfg, lab.WireDevice, nil, nil)
 	if err != nil {
 		return nil, err
 	}
-	r, err := runSensor(ctx, w, cfg, line.newSink)
+	c := cfg.Capture
+	c.Prefilter = f
+	r, err := runSensor(ctx, w, c, line.newSink)
 	if err != nil {
 		return nil, err
 	}

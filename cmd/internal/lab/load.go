@@ -53,8 +53,9 @@ type Traversed struct {
 	CPU      time.Duration // that the senders took, with the kernel's work for the receiver; complete after Stop
 }
 
-// loadClients is how many hosts the frames of a mix come from, or go to; a power of two.
-// Every one of them is another client to the correlator.
+// loadClients is how many hosts the frames of a mix come from, or go to, from 10.64.0.0 on; a power of two.
+// Every one of them is another client to the correlator. All destinations are neighbours of all answers, so
+// that nothing looks calculated.
 const loadClients = 1 << 16
 
 // quicFlows is how many UDP flows there are in a mix; a power of two.
@@ -119,7 +120,7 @@ func dnsKind(percent float64) kind {
 	message = append(message, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 198, 51, 100, 0)
 	b := append(udpImage(53, 0x8000, len(message)), message...)
 	copy(b[atSource:], []byte{192, 0, 2, 53})
-	copy(b[atDestination:], []byte{10, 0, 0, 0})
+	copy(b[atDestination:], []byte{10, 64, 0, 0})
 	return kind{name: "DNS responses", percent: percent, image: b,
 		random: []random{
 			{atDestination, 4, loadClients - 1}, {atPorts + 2, 2, 0x7fff}, {atMessage, 2, 0xffff},
@@ -134,7 +135,7 @@ func dnsKind(percent float64) kind {
 func ipImage(proto byte, payload int) []byte {
 	b := []byte{
 		0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 0x08, 0x00,
-		0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, proto, 0, 0, 10, 0, 0, 0, 203, 0, 113, 0,
+		0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, proto, 0, 0, 10, 64, 0, 0, 198, 51, 100, 0,
 	}
 	binary.BigEndian.PutUint16(b[16:], uint16(20+payload))
 	return b

@@ -21,12 +21,15 @@ type testRun struct {
 	_                             uint32
 }
 
+// liveBatch is how many frames go out together: as many as the receiver takes at a time.
+const liveBatch = 64
+
 // runLive runs an XDP program on live frames until a signal comes (unix.EINTR) or it has run
 // about four billion times. The library would go on after a signal.
 func runLive(program int, frame []byte) error {
 	attr := testRun{
 		fd: uint32(program), dataIn: unsafe.Pointer(&frame[0]), dataSizeIn: uint32(len(frame)),
-		repeat: 1<<32 - 1, flags: unix.BPF_F_TEST_XDP_LIVE_FRAMES, batchSize: 64,
+		repeat: 1<<32 - 1, flags: unix.BPF_F_TEST_XDP_LIVE_FRAMES, batchSize: liveBatch,
 	}
 	_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_TEST_RUN, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
 	runtime.KeepAlive(frame)

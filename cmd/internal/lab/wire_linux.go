@@ -178,3 +178,12 @@ func interfaceIndex(name string) (int, error) {
 	}
 	return l.Attrs().Index, nil
 }
+
+// ProcessCPU returns the CPU time that this process has taken, the senders' included.
+func ProcessCPU() (time.Duration, error) {
+	var used unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &used); err != nil {
+		return 0, fmt.Errorf("read CPU time: %w", err)
+	}
+	return time.Duration(used.Nano()), nil
+}

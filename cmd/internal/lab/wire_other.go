@@ -48,3 +48,6 @@ func (*BareRing) Dropped() (uint64, error) { return 0, errLinux }
 
 // Close does nothing.
 func (*BareRing) Close() error { return nil }
+
+// ProcessCPU returns an error.
+func ProcessCPU() (time.Duration, error) { return 0, errLinux }

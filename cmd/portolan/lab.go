@@ -21,7 +21,7 @@ func labCommand() *command {
 		name:  "lab",
 		brief: "shows it at work on a mirrored network with implants (root)",
 		usage: []string{
-			"portolan lab [--duration TIME] [--contacts N] [--json]",
+			"portolan lab [--duration TIME] [--contacts N] [--background N] [--json]",
 			"portolan lab --load [--mix syn|dns|bulk] [--prefilter LIST] [--seconds N] [--rounds N] [--rate N] [--json]",
 		},
 		about: `Builds a router with clients and servers out of network namespaces, mirrors the router's port
@@ -44,6 +44,8 @@ yardstick's rate, "gap" the longest between two reads of a ring. Leave the machi
 			o.duration(&l.Duration, "duration", "TIME", "of the traffic")
 			o.int(&l.Contacts, "contacts", "N", "connections that each implant calculates")
 			o.int(&l.Clients, "clients", "N", "benign clients")
+			o.value("background", func(text string) (err error) { l.Background, err = strconv.ParseFloat(text, 64); return err })
+			o.describe("background", "N", "frames a second that pass the mirror besides", "none")
 			load, ld := false, defaultLoad()
 			o.bool(&load, "load", "measure how many frames a second can be taken")
 			o.value("mix", func(text string) (err error) { ld.mix, err = lab.ParseMix(text); return err })

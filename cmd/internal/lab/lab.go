@@ -35,9 +35,12 @@ type Config struct {
 	Duration time.Duration // of the traffic that Run makes; 1 s to 1 h
 	Clients  int           // benign clients, 6 to 64; they share out the roles of Host.Role
 	Contacts int           // by each implant, 2 to 64
-	Seed     uint64        // the same seed gives the same names, addresses and ports
-	Logger   *slog.Logger  // changes of state; nil for none
-	Progress func(string)  // one line for a person at each step, from one goroutine at a time; may be nil
+	// Background is how many frames a second of MixBulk pass the mirror besides; 0 to 1,000,000. Their
+	// clients are no hosts of the lab.
+	Background float64
+	Seed       uint64       // the same seed gives the same names, addresses and ports
+	Logger     *slog.Logger // changes of state; nil for none
+	Progress   func(string) // one line for a person at each step, from one goroutine at a time; may be nil
 }
 
 // DefaultConfig returns the configuration of a run that takes about 15 s.
@@ -57,6 +60,8 @@ func (c Config) Validate() error {
 		return bad("Clients", c.Clients, "6 to 64")
 	case c.Contacts < 2 || c.Contacts > 64:
 		return bad("Contacts", c.Contacts, "2 to 64")
+	case !(c.Background >= 0 && c.Background <= 1e6):
+		return bad("Background", c.Background, "0 to 1000000 frames a second")
 	}
 	return nil
 }
@@ -137,7 +142,7 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	l := &Lab{cfg: cfg, plan: p}
 
 	l.say("building namespaces: clients, router, servers")
-	n, err := buildNetwork(p.clientAddrs())
+	n, err := buildNetwork(p.clientAddrs(), cfg.Background > 0)
 	if err != nil {
 		return nil, fmt.Errorf("build lab network: %w", err)
 	}

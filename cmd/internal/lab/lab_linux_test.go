@@ -207,11 +207,11 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 			}
 			twice := planOf(1).clientAddrs()
 			twice = append(twice, twice[0])
-			if _, err := buildNetwork(twice); !errors.Is(err, unix.EEXIST) {
+			if _, err := buildNetwork(twice, false); !errors.Is(err, unix.EEXIST) {
 				t.Errorf("build a network with one address twice: %v, want %v", err, unix.EEXIST)
 			}
 			p := planOf(1)
-			n, err := buildNetwork(p.clientAddrs())
+			n, err := buildNetwork(p.clientAddrs(), false)
 			if err != nil {
 				return err
 			}

@@ -19,11 +19,15 @@ import (
 // mirrorPrefix begins the name of every mirror's far end.
 const mirrorPrefix = "portolan-"
 
+// mirrorNear is the other end's name, in the router.
+const mirrorNear = "mirror"
+
 // network is the three namespaces and the mirror's far end.
 type network struct {
 	clients, router, server *space
 	mirror                  string          // device in the caller's namespace
 	caller                  *netlink.Handle // its socket stays in that namespace
+	background              *sender         // nil unless it was asked for
 }
 
 // space is a network namespace without a name.
@@ -95,8 +99,8 @@ func (s *space) close() error {
 }
 
 // buildNetwork makes the namespaces, the links between them and the mirror, whose far end goes to
-// the calling thread's namespace.
-func buildNetwork(clients []netip.Addr) (_ *network, err error) {
+// the calling thread's namespace. A loaded one can carry background traffic.
+func buildNetwork(clients []netip.Addr, loaded bool) (_ *network, err error) {
 	n := new(network)
 	defer func() {
 		if err != nil {
@@ -136,10 +140,39 @@ func buildNetwork(clients []netip.Addr) (_ *network, err error) {
 	if err == nil {
 		err = quiet(n.caller, n.mirror)
 	}
+	if err == nil && loaded {
+		err = n.load()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("mirror %s: %w", n.mirror, err)
 	}
 	return n, nil
+}
+
+// load makes a sender of frames that the mirror carries besides the lab's own.
+func (n *network) load() error {
+	if err := switchGRO(n.mirror, true); err != nil { // or it would not take redirected frames
+		return err
+	}
+	return n.router.do(func() error {
+		near, err := interfaceIndex(mirrorNear)
+		if err != nil {
+			return err
+		}
+		n.background, err = newSender(MixBulk, n.router, near, runtime.NumCPU()-1)
+		if err == nil {
+			n.background.meek = true
+		}
+		return err
+	})
+}
+
+// send sends that many frames a second through the mirror until stop is called.
+func (n *network) send(rate float64) (stop func() error, err error) {
+	if err := n.background.start(rate); err != nil {
+		return nil, err
+	}
+	return n.background.stop, nil
 }
 
 // close removes the mirror at once, and lets go of the namespaces, which the kernel then takes
@@ -152,6 +185,9 @@ func (n *network) close() error {
 			err = n.caller.LinkDel(l)
 		}
 		n.caller.Close()
+	}
+	if n.background != nil {
+		err = both(err, n.background.close())
 	}
 	for _, s := range []*space{n.clients, n.router, n.server} {
 		err = both(err, s.close())
@@ -211,7 +247,7 @@ func setupRouter() error {
 // setupMirror runs in the router's namespace: it copies what enters and leaves port to a
 // new link whose far end, called name, is in the namespace to.
 func setupMirror(port, name string, to netns.NsHandle) error {
-	const near = "mirror"
+	const near = mirrorNear
 	if err := link(near, name, to); err != nil {
 		return err
 	}

@@ -18,7 +18,9 @@ type space struct{}
 
 func (*space) do(func() error) error { return errLinux }
 
-func buildNetwork([]netip.Addr) (*network, error) { return nil, errLinux }
+func buildNetwork([]netip.Addr, bool) (*network, error) { return nil, errLinux }
+
+func (*network) send(float64) (func() error, error) { return nil, errLinux }
 
 func (*network) close() error { return nil }
 

@@ -14,7 +14,7 @@ var errClosed = errors.New("the lab is closed")
 // conversation. It is called once: what each lookup is answered goes on where it stood. The
 // error is ctx's cause when that ended it, or says what in the lab did not work: then not all
 // traffic was made.
-func (l *Lab) Run(ctx context.Context) error {
+func (l *Lab) Run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if !l.begin(cancel) {
@@ -22,6 +22,13 @@ func (l *Lab) Run(ctx context.Context) error {
 	}
 	defer l.running.Done()
 
+	if rate := l.cfg.Background; rate > 0 {
+		stop, e := l.net.send(rate)
+		if e != nil {
+			return fmt.Errorf("send in the background: %w", e)
+		}
+		defer func() { err = both(err, stop()) }()
+	}
 	l.say(fmt.Sprintf("traffic for %v: %d benign clients, %d implants", l.cfg.Duration, len(l.plan.benign), len(l.plan.implants)))
 	end := time.Now().Add(l.cfg.Duration)
 	n := len(l.plan.hosts)

@@ -19,6 +19,7 @@ import (
 // any rate: whatever takes the frames has the other CPUs, and always as many of them.
 type sender struct {
 	cpu   int
+	meek  bool   // gives way to everything else on its CPU
 	space *space // where the wire is
 	kinds []kind
 	frame []byte // what the program is given
@@ -115,6 +116,12 @@ func (s *sender) send() error {
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		s.tid <- 0
 		return fmt.Errorf("run on CPU %d: %w", s.cpu, err)
+	}
+	if s.meek {
+		if err := unix.Setpriority(unix.PRIO_PROCESS, 0, 19); err != nil { // of this thread
+			s.tid <- 0
+			return fmt.Errorf("lower its priority: %w", err)
+		}
 	}
 	s.tid <- unix.Gettid()
 	defer func() {

@@ -74,6 +74,7 @@ type kind struct {
 type random struct {
 	at, size int // bytes; size is 2 or 4
 	mask     uint32
+	client   bool // it is a client's address, which Wire.SetClients changes
 }
 
 // Where things are in an Ethernet frame with IPv4 and no options.
@@ -94,10 +95,10 @@ func (m Mix) kinds() []kind {
 	}
 	const size = 500 - 4 // and the check sequence
 	data := kind{name: "TCP segments", percent: 67, image: pad(tcpImage(0x18), size), random: []random{
-		{atSource, 4, loadClients - 1}, {atPorts, 2, 0x7fff}, {atSequence, 4, 1<<32 - 1},
+		{atSource, 4, loadClients - 1, true}, {atPorts, 2, 0x7fff, false}, {atSequence, 4, 1<<32 - 1, false},
 	}}
 	quic := kind{name: "QUIC datagrams", percent: 30, image: pad(udpImage(50000, 443, size-atMessage), size), random: []random{
-		{atSource, 4, quicFlows - 1},
+		{atSource, 4, quicFlows - 1, true},
 	}}
 	return []kind{data, quic, synKind(2), dnsKind(1)}
 }
@@ -106,7 +107,7 @@ func (m Mix) kinds() []kind {
 func synKind(percent float64) kind {
 	return kind{name: "SYNs", percent: percent, image: pad(tcpImage(0x02), 60),
 		random: []random{
-			{atSource, 4, loadClients - 1}, {atDestination, 4, 0xff}, {atPorts, 2, 0x7fff}, {atSequence, 4, 1<<32 - 1},
+			{atSource, 4, loadClients - 1, true}, {atDestination, 4, 0xff, false}, {atPorts, 2, 0x7fff, false}, {atSequence, 4, 1<<32 - 1, false},
 		},
 		counts: func(s *Sent) *uint64 { return &s.Connections },
 	}
@@ -123,9 +124,9 @@ func dnsKind(percent float64) kind {
 	copy(b[atDestination:], []byte{10, 64, 0, 0})
 	return kind{name: "DNS responses", percent: percent, image: b,
 		random: []random{
-			{atDestination, 4, loadClients - 1}, {atPorts + 2, 2, 0x7fff}, {atMessage, 2, 0xffff},
-			{atMessage + name + 1, 4, 0x0f0f0f0e}, {atMessage + name + 5, 4, 0x0f0f0f0e}, // with an even first bit 'a' becomes 'a' to 'o'
-			{len(b) - 2, 2, 0xff},
+			{atDestination, 4, loadClients - 1, true}, {atPorts + 2, 2, 0x7fff, false}, {atMessage, 2, 0xffff, false},
+			{atMessage + name + 1, 4, 0x0e0e0e0e, false}, {atMessage + name + 5, 4, 0x0e0e0e0e, false}, // from 'a' to 'o'
+			{len(b) - 2, 2, 0xff, false},
 		},
 		counts: func(s *Sent) *uint64 { return &s.Lookups },
 	}

@@ -24,7 +24,9 @@ type sender struct {
 	kinds []kind
 	frame []byte // what the program is given
 	state *ebpf.Map
-	run   *ebpf.Program
+	// clients is one word that goes into each client's address.
+	clients *ebpf.Map
+	run     *ebpf.Program
 
 	stopped atomic.Bool
 	used    atomic.Int64 // ns of CPU since start; set in the end
@@ -63,6 +65,10 @@ func newSender(m Mix, sp *space, ifindex, cpu int) (s *sender, err error) {
 	if err != nil {
 		return s, fmt.Errorf("make a BPF map: %w", err)
 	}
+	s.clients, err = ebpf.NewMap(&ebpf.MapSpec{Name: "portolan_client", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return s, fmt.Errorf("make a BPF map: %w", err)
+	}
 	s.run, err = ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "portolan_load", Type: ebpf.XDP, License: "Apache-2.0", Instructions: s.program(ifindex),
 	})
@@ -76,8 +82,10 @@ func (s *sender) close() (err error) {
 	if s.run != nil {
 		err = s.run.Close()
 	}
-	if s.state != nil {
-		err = both(err, s.state.Close())
+	for _, m := range []*ebpf.Map{s.state, s.clients} {
+		if m != nil {
+			err = both(err, m.Close())
+		}
 	}
 	return err
 }
@@ -228,7 +236,7 @@ func (s *sender) program(ifindex int) asm.Instructions {
 		}
 		p[first] = p[first].WithSymbol(fmt.Sprint("kind", i))
 		for _, r := range k.random {
-			p = append(p, randomize(data, seed, k.image, r)...)
+			p = append(p, s.randomize(data, seed, k.image, r)...)
 		}
 		p = append(p,
 			asm.StoreMem(state, 8*stateSeed, seed, asm.DWord),
@@ -265,13 +273,19 @@ func draw(seed asm.Register) asm.Instructions {
 }
 
 // randomize writes a word of the image with random bits to the frame.
-func randomize(data, seed asm.Register, image []byte, r random) asm.Instructions {
+func (s *sender) randomize(data, seed asm.Register, image []byte, r random) asm.Instructions {
 	p := append(draw(seed), asm.And.Imm32(asm.R0, int32(r.mask)))
 	if r.size == 2 {
 		return append(p,
 			asm.Or.Imm32(asm.R0, int32(binary.BigEndian.Uint16(image[r.at:]))),
 			asm.HostTo(asm.BE, asm.R0, asm.Half),
 			asm.StoreMem(data, int16(r.at), asm.R0, asm.Half))
+	}
+	if r.client {
+		p = append(p,
+			asm.LoadMapValue(asm.R1, s.clients.FD(), 0),
+			asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
+			asm.Or.Reg32(asm.R0, asm.R1))
 	}
 	return append(p,
 		asm.Or.Imm32(asm.R0, int32(binary.BigEndian.Uint32(image[r.at:]))),

@@ -13,8 +13,8 @@ import (
 // are for one goroutine at a time.
 type Wire struct {
 	space   *space
-	near    int // index of the senders' end
 	mix     Mix
+	cpus    []int
 	senders []*sender
 	sending bool
 	before  Traversed // counted before Send
@@ -22,61 +22,108 @@ type Wire struct {
 
 // Ends of a wire.
 const (
-	nearEnd = "near"
+	// NearDevice is where the senders are.
+	NearDevice = "near"
 	// WireDevice is the far end, on which a sensor captures.
 	WireDevice = "mirror"
 )
 
 // NewWire makes a wire that carries a mix, with a sender on each of the given CPUs. The caller closes it.
 func NewWire(m Mix, cpus []int) (w *Wire, err error) {
-	w = &Wire{mix: m}
+	w = &Wire{mix: m, cpus: cpus}
 	defer func() {
 		if err != nil {
 			err = both(err, w.Close())
 		}
 	}()
-	w.space, err = newSpace(func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		if err != nil {
-			return fmt.Errorf("open netlink: %w", err)
-		}
-		defer h.Close()
-		v := netlink.NewVeth(netlink.NewLinkAttrs())
-		v.Name, v.PeerName = nearEnd, WireDevice
-		// Each sender sends on the queue of its CPU.
-		queues := runtime.NumCPU()
-		v.NumTxQueues, v.NumRxQueues = queues, queues
-		v.PeerNumTxQueues, v.PeerNumRxQueues = uint32(queues), uint32(queues)
-		if err := h.LinkAdd(v); err != nil {
-			return fmt.Errorf("add veth pair (kernel option VETH): %w", err)
-		}
-		for _, name := range []string{nearEnd, WireDevice} {
-			if err := quiet(h, name); err != nil {
-				return err
-			}
-		}
-		// Redirected frames need a far end that polls, as one does that could merge segments.
-		if err := switchGRO(WireDevice, true); err != nil {
-			return err
-		}
-		near, err := h.LinkByName(nearEnd)
-		if err != nil {
-			return fmt.Errorf("find %s: %w", nearEnd, err)
-		}
-		w.near = near.Attrs().Index
-		return nil
-	})
+	if w.space, err = newSpace(w.connect); err == nil {
+		err = w.equip()
+	}
 	if err != nil {
 		return w, fmt.Errorf("build a wire: %w", err)
 	}
-	for _, cpu := range cpus {
-		s, err := newSender(m, w.space, w.near, cpu)
+	return w, nil
+}
+
+// connect makes the pair, in the wire's namespace.
+func (w *Wire) connect() error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	defer h.Close()
+	v := netlink.NewVeth(netlink.NewLinkAttrs())
+	v.Name, v.PeerName = NearDevice, WireDevice
+	// Each sender sends on the queue of its CPU.
+	queues := runtime.NumCPU()
+	v.NumTxQueues, v.NumRxQueues = queues, queues
+	v.PeerNumTxQueues, v.PeerNumRxQueues = uint32(queues), uint32(queues)
+	if err := h.LinkAdd(v); err != nil {
+		return fmt.Errorf("add veth pair (kernel option VETH): %w", err)
+	}
+	for _, name := range []string{NearDevice, WireDevice} {
+		if err := quiet(h, name); err != nil {
+			return err
+		}
+	}
+	// Redirected frames need a far end that polls, as one does that could merge segments.
+	return switchGRO(WireDevice, true)
+}
+
+// equip makes the senders.
+func (w *Wire) equip() error {
+	near := 0
+	err := w.Do(func() (err error) {
+		near, err = interfaceIndex(NearDevice)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, cpu := range w.cpus {
+		s, err := newSender(w.mix, w.space, near, cpu)
 		if err != nil {
-			return w, err
+			return err
 		}
 		w.senders = append(w.senders, s)
 	}
-	return w, nil
+	return nil
+}
+
+// Replace ends Send, takes the pair away and makes another of the same names.
+func (w *Wire) Replace() error {
+	err := w.Stop()
+	for _, s := range w.senders {
+		err = both(err, s.close())
+	}
+	w.senders = nil
+	if err != nil {
+		return err
+	}
+	err = w.Do(func() error {
+		near, err := netlink.LinkByName(NearDevice)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", NearDevice, err)
+		}
+		if err := netlink.LinkDel(near); err != nil {
+			return fmt.Errorf("remove %s: %w", NearDevice, err)
+		}
+		return w.connect()
+	})
+	if err != nil {
+		return err
+	}
+	return w.equip()
+}
+
+// SetClients has the frames come from, and go to, other hosts: those of a block from 0, which is where they begin, to 63.
+func (w *Wire) SetClients(block int) error {
+	for _, s := range w.senders {
+		if err := s.clients.Put(uint32(0), uint32(block&63)<<16); err != nil {
+			return fmt.Errorf("change the clients: %w", err)
+		}
+	}
+	return nil
 }
 
 // Do runs fn on a thread of its own in the wire's namespace. Sockets opened in fn stay there.

@@ -8,8 +8,11 @@ import (
 	"golang.org/x/net/bpf"
 )
 
-// WireDevice is the far end of a wire, on which a sensor captures.
-const WireDevice = "mirror"
+// Ends of a wire.
+const (
+	NearDevice = "near"
+	WireDevice = "mirror"
+)
 
 // Wire exists on Linux only.
 type Wire struct{}

@@ -91,7 +91,7 @@ func TestSoak(t *testing.T) {
 	defer wire.Close()
 
 	cfg := config.Default()
-	cfg.Sensor, cfg.StateDir = "soak", t.TempDir()
+	cfg.Sensor, cfg.StateDir, cfg.NATS = "soak", t.TempDir(), config.NATS{Listen: "127.0.0.1:0"}
 	cfg.Correlate.MemoryBytes = 64 << 20 // full after a while, as on a large network
 	b, err := openBus(t.Context(), &cfg, slog.New(slog.DiscardHandler), true)
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 
 // Limit bounds how many hits of one client, hypothesis and level are published one by one: a
 // broken allow rule, or somebody who triggers matches on purpose, must not bury the rest.
-// Of the others a summary goes out, a hit of its own with portolan.suppressed.
+// Of the others a summary goes out, a hit of its own with portolan.suppressed. Counts since the last
+// summary are in memory only: a sensor that is killed takes those of at most Every with it.
 type Limit struct {
 	Burst     int           // hits at once, from 1; 0 for no limit
 	PerMinute float64       // hits beyond that, above 0

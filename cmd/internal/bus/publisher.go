@@ -18,9 +18,10 @@ import (
 const (
 	maxInFlight = 1024 // messages sent and not yet acknowledged
 
-	// After the server refused, one message at a time is tried, with pauses that grow.
+	// After the server refused, one message at a time is tried, with pauses that grow. The longest is
+	// what a cluster that has a new leader may be left waiting.
 	firstPause   = 100 * time.Millisecond
-	longestPause = 15 * time.Second
+	longestPause = 2 * time.Second
 
 	// What the server does not take because of the message itself is put off; others go on.
 	firstDelay   = 5 * time.Second

@@ -3,6 +3,7 @@ package correlate_test
 import (
 	"context"
 	"encoding/binary"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -155,12 +156,18 @@ func TestBoundHoldsForHeavyTailedDriftingPorts(t *testing.T) {
 	f.hits = c.Flush(f.hits)
 	f.take()
 	st := c.Stats()
-	bound := float64(st.PortTrials) / cfg.Watch
-	t.Logf("%d trials: %d reached %v, the bound is %.0f; decoys reached it %d times", st.PortTrials, len(f.final), cfg.Watch,
-		bound, st.Decoys[correlate.Watch]+st.Decoys[correlate.Alert])
 	calibrated(t, &st)
-	if float64(len(f.final)) > bound {
-		t.Errorf("%d of %d trials reached %v, the bound is %.0f", len(f.final), st.PortTrials, cfg.Watch, bound)
+	threshold := 1.0
+	for _, n := range st.Reached {
+		threshold *= 10
+		bound := float64(st.PortTrials) / threshold
+		t.Logf("%d trials: %d reached %g, the bound is %.4g", st.PortTrials, n, threshold, bound)
+		if float64(n) > bound+6*math.Sqrt(bound)+6 { // six deviations of a count
+			t.Errorf("%d of %d trials reached %g, the bound is %.4g", n, st.PortTrials, threshold, bound)
+		}
+	}
+	if st.Reached[1] != uint64(len(f.final)) {
+		t.Errorf("%d trials reached %v, %d hits were given out", st.Reached[1], cfg.Watch, len(f.final))
 	}
 	if st.PortTrials < clients*trials/2 {
 		t.Errorf("only %d trials", st.PortTrials)

@@ -27,7 +27,7 @@ func TestRatioInterval(t *testing.T) {
 // Of counts that are drawn with a ratio of 2 the interval holds it as often as it says, or more often.
 func TestRatioIntervalCovers(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 5))
-	const runs, confidence = 2000, .9
+	const runs, confidence = 400, .9
 	held := 0
 	for range runs {
 		var n, m uint64

@@ -82,12 +82,16 @@ func TestDecodeAll(t *testing.T) {
 		add(at, ethernet(ip(client, server, protoICMP, make([]byte, 40))))
 	}
 	// What headers say that is not true.
-	b := frames[0].Data
-	for at := range b {
-		for _, v := range []byte{0, 1, 5, 0x45, 0xff} {
-			c := bytes.Clone(b)
-			c[at] = v
-			add(0, c)
+	segment := ethernet(ip(client, server, protoTCP, tcp(1, 2, 3, 4, ack, make([]byte, 30))))
+	inner := ethernet(ip(client, server, protoTCP, tcp(1, 2, 3, 4, syn, nil)))
+	vxlan := ethernet(ip(client, server, protoUDP, udp(40000, portVXLAN, join([]byte{8, 0, 0, 0, 0, 0, 5, 0}, inner))))
+	for _, b := range [][]byte{frames[0].Data, segment, vxlan} {
+		for at := range b {
+			for _, v := range []byte{0, 1, 5, 0x20, 0x45, 0xff} {
+				c := bytes.Clone(b)
+				c[at] = v
+				add(0, c)
+			}
 		}
 	}
 	if n := checkQuick(t, newDecoder(t, DefaultConfig()), newDecoder(t, DefaultConfig()), frames); n == 0 {

@@ -137,7 +137,7 @@ func (d *Decoder) DecodeAll(dst []Reason, frames []Frame, sink event.Sink) []Rea
 			case p.flow != nil:
 				d.touched += p.flow.tag[0] + uint64(p.flow.at[0])
 			case p.start != nil:
-				d.touched += p.start.tag[0] + uint64(p.start.at[0])
+				d.touched += p.start.tag[0] + uint64(p.start.start[0].at)
 			}
 		}
 		for i := range n {
@@ -181,7 +181,7 @@ func (d *Decoder) approach(f *Frame) (a approach) {
 		}
 		return a
 	}
-	a.hash = d.hash(e, !e.ordered())
+	a.hash = d.hashFlow(e)
 	a.flow = d.flows.bucket(a.hash)
 	a.only = e.src != dnsPort && e.dst != dnsPort && !d.tunnels.has(e.src) && !d.tunnels.has(e.dst)
 	return a
@@ -193,18 +193,16 @@ func (t *flows) bucket(h uint64) *flowBucket   { return &t.buckets[h&uint64(len(
 // goesOn records a datagram if it belongs to a flow that is known and has not been silent for
 // too long, and reports whether it does. Otherwise nothing changes.
 func (b *flowBucket) goesOn(h uint64, now event.Time) bool {
-	for i := range b.tag {
-		if b.tag[i] != h {
-			continue
-		}
-		age := now - b.at[i]
-		if age > idleWindow {
-			return false
-		}
-		if age >= 0 || age < -idleWindow {
-			b.at[i] = now
-		}
-		return true
+	i := find(&b.tag, h)
+	if i == ways {
+		return false
 	}
-	return false
+	age := now - b.at[i]
+	if age > idleWindow {
+		return false
+	}
+	if age >= 0 || age < -idleWindow {
+		b.at[i] = now
+	}
+	return true
 }

@@ -1,7 +1,7 @@
 package bus
 
 import (
-	"bytes"
+	"bufio"
 	crand "crypto/rand"
 	"crypto/x509"
 	"encoding/json"
@@ -325,40 +325,54 @@ func TestSensorKilled(t *testing.T) {
 	t.Parallel()
 	srv := natstest.Start(t, "hub", "")
 	state := t.TempDir()
-	sensor := func(first string) (*exec.Cmd, *bytes.Buffer) {
-		var out bytes.Buffer
+	sensor := func(first string) *exec.Cmd {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), roleVariable+"=sensor", urlVariable+"="+srv.URL, stateVariable+"="+state, firstVariable+"="+first)
-		cmd.Stdout, cmd.Stderr = &out, os.Stderr
+		cmd.Stderr = os.Stderr
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		return cmd, &out
+		return cmd
 	}
 	const lives = 100
 	accepted := make([]uint64, lives)
 	total := uint64(0)
 	for life := range lives {
-		cmd, out := sensor(fmt.Sprint(uint64(life) << 32))
-		if err := cmd.Start(); err != nil {
+		cmd := sensor(fmt.Sprint(uint64(life) << 32))
+		pipe, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(20+rand.IntN(80)) * time.Millisecond)
+		out := bufio.NewReader(pipe)
+		read := func() bool {
+			line, err := out.ReadString('\n') // the last one may be cut
+			if err == nil {
+				_, err = fmt.Sscan(line, &accepted[life])
+			}
+			return err == nil
+		}
+		if life%4 > 0 { // in the middle of its work; the others may still be starting
+			for range 1 + rand.IntN(16) {
+				read()
+			}
+		}
+		time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
 		cmd.Process.Kill()
+		for read() {
+		}
 		if err := cmd.Wait(); err != nil && cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 			t.Fatalf("life %d: %v", life, err)
 		}
-		lines := strings.Split(out.String(), "\n") // the last one may be cut
-		if len(lines) > 1 {
-			fmt.Sscan(lines[len(lines)-2], &accepted[life])
-		}
 		total += accepted[life]
 	}
-	cmd, out := sensor("")
-	if err := cmd.Run(); err != nil {
+	out, err := sensor("").Output()
+	if err != nil {
 		t.Fatal(err)
 	}
 	var sequence, pending, spoilt, lost uint64
 	var text string
-	if _, err := fmt.Sscan(out.String(), &sequence, &pending, &spoilt, &lost, &text); err != nil {
+	if _, err := fmt.Sscan(string(out), &sequence, &pending, &spoilt, &lost, &text); err != nil {
 		t.Fatalf("%q: %v", out, err)
 	}
 	var gaps []spool.Gap

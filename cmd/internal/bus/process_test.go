@@ -152,7 +152,7 @@ const (
 // without a first number it only sends what is left.
 func runSensor() error {
 	c := DefaultConfig()
-	c.Name, c.URL, c.StateDir = "dmz-1", os.Getenv(urlVariable), os.Getenv(stateVariable)
+	c.Name, c.URL, c.StateDir, c.Timeout = "dmz-1", os.Getenv(urlVariable), os.Getenv(stateVariable), patience
 	b, err := Open(context.Background(), c)
 	if err != nil {
 		return err

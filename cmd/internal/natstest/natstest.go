@@ -145,12 +145,32 @@ func (s *Server) Await() {
 	}
 }
 
-// Signal sends a signal, such as SIGSTOP and SIGCONT.
+// Signal sends a signal, such as SIGCONT. After SIGSTOP it waits until every thread stands still.
 func (s *Server) Signal(sig syscall.Signal) {
 	s.t.Helper()
 	if err := s.cmd.Process.Signal(sig); err != nil {
 		s.t.Fatal(err)
 	}
+	for end := time.Now().Add(patience); sig == syscall.SIGSTOP && !s.stopped(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			s.t.Fatal("the server does not stop")
+		}
+	}
+}
+
+// stopped reports whether all threads are, by the field behind the name in their stat (proc(5)).
+func (s *Server) stopped() bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.cmd.Process.Pid))
+	for _, name := range threads {
+		stat, err := os.ReadFile(name)
+		if err != nil {
+			return false // it has just ended: look again
+		}
+		if _, state, ok := strings.Cut(string(stat), ") "); !ok || !strings.HasPrefix(state, "T") {
+			return false
+		}
+	}
+	return len(threads) > 0
 }
 
 // Kill ends the server as a power cut would, unless it has ended, and waits for it.

@@ -102,10 +102,11 @@ func (d *Decoder) connection(proto event.Proto, start event.Start, e endpoints) 
 	c := &d.conn
 	c.Time, c.Zone, c.Frame, c.Proto, c.Start = d.now, d.zone, d.number, proto, start
 	c.Src, c.Dst = e.addrPorts()
-	c.MAC = d.from
+	from := d.from
 	if start == event.SYNACK {
-		c.Src, c.Dst, c.MAC = c.Dst, c.Src, d.to
+		c.Src, c.Dst, from = c.Dst, c.Src, d.to
 	}
+	from.put(&c.MAC)
 	d.sink.Connection(c)
 }
 

@@ -2,8 +2,6 @@ package decode
 
 import (
 	"encoding/binary"
-
-	"portolan/sensor/event"
 )
 
 // maxHeaders bounds the headers between one frame's first bytes and its innermost IP packet
@@ -48,7 +46,7 @@ func (d *Decoder) descend(t uint16, b []byte) (s search) {
 			}
 		case etherBridged:
 			if ok = len(b) >= 14; ok {
-				d.to, d.from = event.MAC(b[0:6]), event.MAC(b[6:12])
+				d.ends(b)
 				t, b = binary.BigEndian.Uint16(b[12:]), b[14:]
 			}
 		case etherMPLS, etherMPLSUp:

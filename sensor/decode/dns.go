@@ -57,7 +57,8 @@ func (d *Decoder) response(m *response) Reason {
 	}
 	d.counters.Lookups++
 	l := &d.lookup
-	l.Time, l.Zone, l.MAC, l.Frame, l.Proto = m.at, d.zone, d.to, m.frame, m.proto
+	l.Time, l.Zone, l.Frame, l.Proto = m.at, d.zone, m.frame, m.proto
+	d.to.put(&l.MAC)
 	l.Resolver, l.Client = m.addrPorts()
 	l.ID, l.RCode, l.Truncated = id, uint8(flags&0x0f), flags&0x0200 != 0
 	l.Type, l.Name, l.Records = s.qtype, s.qname, s.records

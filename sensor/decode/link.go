@@ -2,8 +2,6 @@ package decode
 
 import (
 	"encoding/binary"
-
-	"portolan/sensor/event"
 )
 
 // The EtherTypes that matter here.
@@ -53,7 +51,7 @@ func (d *Decoder) link(l LinkType, b []byte) Reason {
 			return d.short(NotIP)
 		}
 		if binary.BigEndian.Uint16(b[4:]) == 6 {
-			d.from = event.MAC(b[6:12])
+			d.from = macOf(b[6:12])
 		}
 		return d.network(binary.BigEndian.Uint16(b[14:]), b[16:])
 	case SLL2:
@@ -62,7 +60,7 @@ func (d *Decoder) link(l LinkType, b []byte) Reason {
 			return d.short(NotIP)
 		}
 		if b[11] == 6 {
-			d.from = event.MAC(b[12:18])
+			d.from = macOf(b[12:18])
 		}
 		return d.network(binary.BigEndian.Uint16(b), b[20:])
 	}
@@ -74,7 +72,7 @@ func (d *Decoder) ethernet(b []byte) Reason {
 	if len(b) < 14 {
 		return d.short(NotIP)
 	}
-	d.to, d.from = event.MAC(b[0:6]), event.MAC(b[6:12])
+	d.ends(b)
 	etherType := binary.BigEndian.Uint16(b[12:])
 	if etherType == etherIPv4 { // as network does, without the way there
 		return d.ipv4(b[14:])

@@ -2,8 +2,6 @@ package decode
 
 import (
 	"encoding/binary"
-
-	"portolan/sensor/event"
 )
 
 // rareLink takes link headers off that capture files hold and mirror ports do not. The
@@ -28,7 +26,7 @@ func (d *Decoder) rareLink(l LinkType, b []byte) Reason {
 		if len(b) < 13 {
 			return d.short(NotIP)
 		}
-		d.to, d.from = event.MAC(b[1:7]), event.MAC(b[7:13])
+		d.to, d.from = macOf(b[1:7]), macOf(b[7:13])
 		return d.network(etherLLC, b[13:])
 	case WiFi:
 		return d.wifi(b)
@@ -100,17 +98,17 @@ func (d *Decoder) wifi(b []byte) Reason {
 		return NotIP
 	}
 	n := 24
-	d.to, d.from = event.MAC(b[4:10]), event.MAC(b[10:16])
+	d.to, d.from = macOf(b[4:10]), macOf(b[10:16])
 	switch flags & (toDS | fromDS) {
 	case toDS:
-		d.to = event.MAC(b[16:22])
+		d.to = macOf(b[16:22])
 	case fromDS:
-		d.from = event.MAC(b[16:22])
+		d.from = macOf(b[16:22])
 	case toDS | fromDS:
 		if n = 30; len(b) < n {
 			return d.short(NotIP)
 		}
-		d.to, d.from = event.MAC(b[16:22]), event.MAC(b[24:30])
+		d.to, d.from = macOf(b[16:22]), macOf(b[24:30])
 	}
 	if subtype&8 != 0 { // QoS
 		if len(b) < n+2 {

@@ -79,6 +79,7 @@ func (c *Correlator) ObserveLookup(dst []Hit, l *event.Lookup) []Hit {
 	}
 	dst = s.settle(dst, n, s.horizon())
 	cl := s.client(n)
+	s.countInversion(cl, l.Time)
 	cl.lookups++
 	cl.used = true
 	first := l.Time
@@ -107,6 +108,7 @@ func (c *Correlator) ObserveConnection(dst []Hit, x *event.Connection) []Hit {
 	}
 	dst = s.settle(dst, n, s.horizon())
 	cl := s.client(n)
+	s.countInversion(cl, x.Time)
 	p := pending{
 		time: x.Time, addr: x.Dst.Addr().As16(), frame: x.Frame, sport: x.Src.Port(), dport: x.Dst.Port(),
 		kind: kindConn, proto: x.Proto, start: x.Start, mac: x.MAC,
@@ -191,6 +193,13 @@ func (s *shard) touch(k *key, h uint64, t event.Time) (n uint32, ok bool) {
 	}
 	s.clock = max(s.clock, t)
 	return n, true
+}
+
+// countInversion counts an event stamped t when one with a later stamp came before it.
+func (s *shard) countInversion(c *client, t event.Time) {
+	if all := s.pending.of(&c.pending); len(all) > 0 && all[len(all)-1].time > t {
+		s.stats.Inverted++
+	}
 }
 
 // horizon is the time before which everything is settled.
@@ -325,6 +334,7 @@ type Stats struct {
 	Retracted   uint64
 	Final       [Alert + 1]uint64 // by Level
 
+	Inverted         uint64 // events that came after one of the same client with a later stamp
 	Late             uint64 // events more than Config.Hold behind the newest
 	Early            uint64 // times that events were settled early because one client had too many pending
 	EvictedClients   uint64 // that had answers
@@ -374,6 +384,7 @@ func (s *Stats) add(x *Stats) {
 		s.ReachedByDecoys[i] += x.ReachedByDecoys[i]
 	}
 	s.EvictedLearners += x.EvictedLearners
+	s.Inverted += x.Inverted
 	s.Late += x.Late
 	s.Early += x.Early
 	s.EvictedClients += x.EvictedClients

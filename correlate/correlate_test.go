@@ -122,6 +122,22 @@ func TestLateExplanationRetracts(t *testing.T) {
 	}
 }
 
+// An event that comes after a later one of its client is counted.
+func TestInversionsAreCounted(t *testing.T) {
+	c := freshTable(t)
+	answer := netip.MustParseAddr("198.51.100.23")
+	c.ObserveLookup(nil, lookupOf(10, "10.0.0.7", answer))
+	c.ObserveConnection(nil, connectionOf(20, "10.0.0.7", netip.AddrPortFrom(answer, 443)))
+	c.ObserveConnection(nil, connectionOf(5, "10.0.0.8", netip.AddrPortFrom(answer, 443))) // of another client
+	if n := c.Stats().Inverted; n != 0 {
+		t.Errorf("%d inversions of events in order", n)
+	}
+	c.ObserveLookup(nil, lookupOf(15, "10.0.0.7", answer))
+	if n := c.Stats().Inverted; n != 1 {
+		t.Errorf("%d inversions, want 1", n)
+	}
+}
+
 // "By the first distinct answer a watch, by the second an alert", and the same port of the
 // same answer is one trial however often it is tried.
 func TestOnePortMatchIsNeverAnAlert(t *testing.T) {

@@ -137,20 +137,27 @@ func addrOf(x uint32) netip.Addr {
 // answer with its halves swapped.
 func sendPair(t *testing.T, socket int, client netip.Addr, i uint32) {
 	t.Helper()
-	answer := 0x57002D00 | i>>8<<16 | i&255 // both halves begin as a public address does
-	resolver := netip.MustParseAddr("10.254.0.53")
+	answer, start := pairFrames(t, client, i)
+	write(t, socket, answer)
+	time.Sleep(time.Millisecond)
+	write(t, socket, start)
+}
+
+// pairFrames returns the two.
+func pairFrames(t *testing.T, client netip.Addr, i uint32) (answer, start []byte) {
+	t.Helper()
+	ip := 0x57002D00 | i>>8<<16 | i&255 // both halves begin as a public address does
 	port := layers.TCPPort(20000 + i%20000)
-	write(t, socket, frameTo(t, resolver, client,
+	answer = frameTo(t, netip.MustParseAddr("10.254.0.53"), client,
 		&layers.UDP{SrcPort: 53, DstPort: layers.UDPPort(port)},
 		&layers.DNS{
 			ID: uint16(i), QR: true, QDCount: 1, ANCount: 1,
 			Questions: []layers.DNSQuestion{{Name: []byte("c2.example"), Type: layers.DNSTypeA, Class: layers.DNSClassIN}},
 			Answers: []layers.DNSResourceRecord{{
-				Name: []byte("c2.example"), Type: layers.DNSTypeA, Class: layers.DNSClassIN, TTL: 60, IP: addrOf(answer).AsSlice(),
+				Name: []byte("c2.example"), Type: layers.DNSTypeA, Class: layers.DNSClassIN, TTL: 60, IP: addrOf(ip).AsSlice(),
 			}},
-		}))
-	time.Sleep(time.Millisecond)
-	write(t, socket, frameTo(t, client, addrOf(answer<<16|answer>>16), &layers.TCP{SrcPort: port, DstPort: 443, Seq: i, SYN: true, Window: 64240}))
+		})
+	return answer, frameTo(t, client, addrOf(ip<<16|ip>>16), &layers.TCP{SrcPort: port, DstPort: 443, Seq: i, SYN: true, Window: 64240})
 }
 
 func frameTo(t *testing.T, src, dst netip.Addr, rest ...gopacket.SerializableLayer) []byte {
@@ -179,6 +186,16 @@ func write(t *testing.T, socket int, frame []byte) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// sendDrops returns how many frames the kernel had no room for on their way to "mirror".
+func sendDrops(t *testing.T) uint64 {
+	t.Helper()
+	l, err := netlink.LinkByName("near")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Attrs().Statistics.TxDropped
 }
 
 // newPair moves the test into a network namespace of its own with a veth pair, and returns

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"portolan/bpffilter"
 	"portolan/cmd/internal/bus"
 	"portolan/correlate"
 	"portolan/sensor"
@@ -126,6 +127,21 @@ func (m *monitor) filterText(s *snapshot) string {
 	return text
 }
 
+// classCounts returns how many frames there were of each class that occurred; nil when a
+// prefilter that counts is not in force.
+func classCounts(n *bpffilter.Counts) map[string]uint64 {
+	var m map[string]uint64
+	for class := range bpffilter.NumClasses {
+		if frames := n[class].Frames; frames > 0 {
+			if m == nil {
+				m = map[string]uint64{}
+			}
+			m[class.String()] = frames
+		}
+	}
+	return m
+}
+
 // inForce says what filters in the kernel; sensors mostly agree on it.
 func inForce(sensors []*sensor.Sensor) string {
 	var all []string
@@ -163,6 +179,7 @@ func (m *monitor) publishRecord(now time.Time, s *snapshot) {
 		Verdict: v.verdict, Why: v.why, Loss: v.loss, Directions: v.directions,
 		Frames: d.stats.Frames, Bytes: d.stats.Bytes, Reasons: reasonCounts(&d.stats.Reasons),
 		Tunnels: tunnelCounts(&d.stats.Counters),
+		Filter:  inForce(m.sensors), Prefilter: classCounts(&d.stats.Prefilter), Inverted: d.correlate.Inverted,
 		Lookups: d.correlate.Lookups, Connections: d.correlate.Connections, Hits: hits, Allowed: d.allowed,
 		Published: m.line.bus.PublishStats(),
 	})
@@ -227,6 +244,10 @@ func (s *snapshot) since(o *snapshot) snapshot {
 	for i := range o.stats.Rings {
 		d.stats.Rings[i].Dropped -= o.stats.Rings[i].Dropped
 	}
+	for class := range d.stats.Prefilter {
+		d.stats.Prefilter[class].Frames -= o.stats.Prefilter[class].Frames
+		d.stats.Prefilter[class].Bytes -= o.stats.Prefilter[class].Bytes
+	}
 	d.stats.Interface.Dropped -= o.stats.Interface.Dropped
 	d.stats.Interface.Missed -= o.stats.Interface.Missed
 	d.stats.Counters = addCounters(d.stats.Counters, o.stats.Counters, ^uint64(0))
@@ -238,6 +259,7 @@ func (s *snapshot) since(o *snapshot) snapshot {
 	c.EvictedAnswers -= p.EvictedAnswers
 	c.EvictedEvidence -= p.EvictedEvidence
 	c.Refused -= p.Refused
+	c.Inverted -= p.Inverted
 	for i := range c.Final {
 		c.Final[i] -= p.Final[i]
 	}

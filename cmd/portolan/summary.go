@@ -87,7 +87,7 @@ func (s *summary) write(w io.Writer, c *correlate.Stats, v *coverage) error {
 		row("not judged", "%s: no lookup of the client was seen before (encrypted, cached, one direction missing), "+
 			"or the destination is none that a calculation can give", count(c.Unjudged, "connection", "connections"))
 	}
-	if t.Truncated > 0 {
+	if t.Truncated > 0 && len(t.Rings) == 0 { // live, the kernel keeps no more of a frame than counts
 		row("cut", "%s captured shorter than on the wire", count(t.Truncated, "frame was", "frames were"))
 	}
 	if t.Incomplete != "" {

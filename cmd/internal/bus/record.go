@@ -25,8 +25,11 @@ type CoverageRecord struct {
 
 	Frames      uint64            `json:"frames"`
 	Bytes       uint64            `json:"bytes"`
-	Reasons     map[string]uint64 `json:"reasons"`           // by decode.Reason; the sum is Frames
-	Tunnels     map[string]uint64 `json:"tunnels,omitempty"` // taken apart, by decode.TunnelKind; "too-deep" counts frames that were not
+	Reasons     map[string]uint64 `json:"reasons"`             // by decode.Reason; the sum is Frames
+	Tunnels     map[string]uint64 `json:"tunnels,omitempty"`   // taken apart, by decode.TunnelKind; "too-deep" counts frames that were not
+	Filter      string            `json:"filter,omitempty"`    // what filtered in the kernel, and why nothing stronger
+	Prefilter   map[string]uint64 `json:"prefilter,omitempty"` // frames that it saw, those dropped too, by bpffilter.Class
+	Inverted    uint64            `json:"inverted"`            // events that came after a later one of their client
 	Lookups     uint64            `json:"lookups"`
 	Connections uint64            `json:"connections"`
 	Hits        map[string]uint64 `json:"hits"`    // by level

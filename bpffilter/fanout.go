@@ -52,10 +52,10 @@ type fanOut struct {
 // what it then opens, both directions of each flow, and every copy of a frame come to one ring.
 // All fragments of a datagram follow its destination.
 //
-// It looks below VLAN tags, MPLS labels and PPPoE, and into GRE, ERSPAN, VXLAN, GPE, Geneve,
-// GTP-U, Teredo, IP in IP, EtherIP and MPLS in IP up to four deep. A packet nested deeper is
-// shared out by the addresses of the last header found, the same for both directions; frames
-// that the filter drops in any ring, and those cut short, may come to any.
+// It looks below VLAN tags, MPLS labels and PPPoE, and into GRE, PPTP, ERSPAN, VXLAN, GPE, Geneve, service
+// headers, GTP-U, L2TP, Teredo, AYIYA, IP in IP, EtherIP, and MPLS in IP and UDP, four deep. A
+// packet nested deeper is shared out by the addresses of the last header found, the same for
+// both directions; what the filter drops in any ring, and what is cut short, may come to any.
 func FanOut(o FanOutOptions) ([]bpf.RawInstruction, error) {
 	code, err := o.code()
 	if err != nil {
@@ -114,7 +114,6 @@ func (f fanOut) half(off uint32)        { f.do(bpf.LoadIndirect{Off: off, Size: 
 func (f fanOut) word(off uint32)        { f.do(bpf.LoadIndirect{Off: off, Size: 4}) }
 func (f fanOut) store(n int)            { f.do(bpf.StoreScratch{Src: bpf.RegA, N: n}) }
 func (f fanOut) load(n int)             { f.do(bpf.LoadScratch{Dst: bpf.RegA, N: n}) }
-func (f fanOut) set(val uint32)         { f.do(bpf.LoadConstant{Dst: bpf.RegA, Val: val}) }
 func (f fanOut) and(val uint32)         { f.do(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: val}) }
 func (f fanOut) left(bits uint32)       { f.do(bpf.ALUOpConstant{Op: bpf.ALUOpShiftLeft, Val: bits}) }
 func (f fanOut) right(bits uint32)      { f.do(bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: bits}) }

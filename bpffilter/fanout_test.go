@@ -75,11 +75,6 @@ func header(b []byte, make func([]byte) []byte) func([]byte) []byte {
 
 func bare(ip []byte) []byte { return ip }
 
-// typed puts bytes with the packet's EtherType at their end in front of it.
-func typed(b ...byte) func([]byte) []byte {
-	return func(ip []byte) []byte { return join(b, binary.BigEndian.AppendUint16(nil, etherTypeOf(ip)), ip) }
-}
-
 // shortPPP puts the shorter PPP protocol number in front of a packet.
 func shortPPP(ip []byte) []byte {
 	if ip[0]>>4 == 6 {

@@ -43,7 +43,7 @@ func load(o Options, xdp bool, clock *ebpf.Map) (_ *Program, err error) {
 		}
 	}()
 	if o.Flows < 1 || o.Flows > MaxFlows {
-		return nil, fmt.Errorf("Flows is %d, want 1 to %d", o.Flows, MaxFlows)
+		return nil, fmt.Errorf("assemble filter: Flows is %d, want 1 to %d", o.Flows, MaxFlows)
 	}
 	code, err := o.classify(!xdp)
 	if err != nil {

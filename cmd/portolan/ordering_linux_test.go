@@ -72,6 +72,7 @@ func (o ordering) run(t *testing.T) {
 	stayOnOneCPU(t) // frames that leave by two could change places before they are stamped
 	cfg := sensor.DefaultConfig()
 	cfg.Device, cfg.Rings, cfg.BlockTimeout, cfg.HashFanOut = "mirror", o.rings, o.timeout, o.hash
+	cfg.BlockSize, cfg.Blocks = 64<<10, 1024 // room for a second's stall: order is what is looked at
 	s, err := sensor.Open(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -32,9 +32,10 @@ Exit status 0 means: every implant found, no false alert.
 
 With --load it measures instead how many frames a second this machine can take without loss: one CPU or
 more send over a veth pair, and after a ring that only counts, the yardstick, each stage of the live
-sensor has to keep up. A rate is without loss when each frame sent was seen, twice if need be, and none
-waits for long. "ns/frame" is the time between frames, "CPU ns" what this process worked on each, "share" that of the
-yardstick's rate, "gap" the longest between two reads of a ring. Leave the machine alone meanwhile.`,
+sensor has to keep up. A rate is without loss when each frame sent was seen and none waited for long; a
+rate that was not is tried once more. "ns/frame" is the time between frames, "CPU ns" what this process
+worked on each, "share" that of the yardstick's rate, "gap" the longest between two reads of a ring.
+It takes the whole machine: where others need it too, put chrt -r 1 in front.`,
 		example: []string{"sudo portolan lab", "sudo portolan lab --load --mix bulk"},
 		declare: func(o *options) action {
 			l := lab.DefaultConfig()

@@ -25,6 +25,9 @@ import (
 	"portolan/sensor"
 )
 
+// leastSoak is how long it takes at least until every table is full.
+const leastSoak = 150 * time.Second
+
 // soakTime returns for how long to soak: PORTOLAN_SOAK_TIME, 20 minutes by default. Without PORTOLAN_SOAK=1
 // the test is a short one of the same steps, to see that they work.
 func soakTime(t *testing.T) (d time.Duration, long bool) {
@@ -34,8 +37,8 @@ func soakTime(t *testing.T) (d time.Duration, long bool) {
 	d = 20 * time.Minute
 	if text := os.Getenv("PORTOLAN_SOAK_TIME"); text != "" {
 		var err error
-		if d, err = time.ParseDuration(text); err != nil {
-			t.Fatal(err)
+		if d, err = time.ParseDuration(text); err != nil || d < leastSoak {
+			t.Fatalf("PORTOLAN_SOAK_TIME=%s: want a time from %v up", text, leastSoak)
 		}
 	}
 	return d, true
@@ -92,7 +95,7 @@ func TestSoak(t *testing.T) {
 
 	cfg := config.Default()
 	cfg.Sensor, cfg.StateDir, cfg.NATS = "soak", t.TempDir(), config.NATS{Listen: "127.0.0.1:0"}
-	cfg.Correlate.MemoryBytes = 64 << 20 // full after a while, as on a large network
+	cfg.Correlate.MemoryBytes = 32 << 20 // full after a while, as on a large network
 	b, err := openBus(t.Context(), &cfg, slog.New(slog.DiscardHandler), true)
 	if err != nil {
 		t.Fatal(err)

@@ -21,10 +21,10 @@
 package correlate
 
 import (
-	"hash/maphash"
 	"math"
 	"math/bits"
 	"net/netip"
+	"sync"
 
 	"portolan/correlate/evidence"
 	"portolan/correlate/hypothesis"
@@ -34,11 +34,12 @@ import (
 // Correlator is the table of clients. Its methods may be called by several goroutines.
 type Correlator struct {
 	cfg    Config
-	seed   maphash.Seed
+	seeds  *seeds
 	shift  uint
 	shards []*shard
 	decoy  evidence.Decoy
 	site   siteKeys
+	plans  sync.Pool // of *plan
 }
 
 // New returns a Correlator that has seen nothing. The error names the field of cfg that is out of range.
@@ -46,34 +47,50 @@ func New(cfg Config) (*Correlator, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	c := &Correlator{cfg: cfg, seed: maphash.MakeSeed(), shards: make([]*shard, cfg.Shards), decoy: evidence.NewDecoy()}
+	c := &Correlator{cfg: cfg, seeds: newSeeds(), shards: make([]*shard, cfg.Shards), decoy: evidence.NewDecoy()}
 	c.shift = uint(64 - bits.Len(uint(cfg.Shards-1)))
+	c.plans.New = func() any { return &plan{first: make([]int32, cfg.Shards+1)} }
 	own, err := hypothesis.CompileAll(cfg.Hypotheses)
 	if err != nil {
 		return nil, err
 	}
+	from := newBank(cfg.MemoryBytes, cfg.Alloc)
 	for i := range c.shards {
-		c.shards[i] = newShard(&c.cfg, c.seed, &c.decoy, own, &c.site)
+		c.shards[i] = newShard(&c.cfg, from, c.seeds, &c.decoy, own, &c.site)
 	}
 	return c, nil
 }
 
-func (c *Correlator) shard(k *key) (*shard, uint64) {
-	h := maphash.Comparable(c.seed, *k)
-	return c.shards[h>>c.shift&uint64(len(c.shards)-1)], h
-}
+// place returns the number of the shard that keeps the clients with hash h.
+func (c *Correlator) place(h uint64) uint32 { return uint32(h>>c.shift) & uint32(len(c.shards)-1) }
 
 // ObserveLookup takes in a lookup and appends to dst the hits it gives: of connections
 // that arrived before it and were stamped after it, and those that time has made final.
 func (c *Correlator) ObserveLookup(dst []Hit, l *event.Lookup) []Hit {
-	k := key{l.Client.Addr().As16(), l.Zone}
-	s, h := c.shard(&k)
+	h := c.seeds.hash(&key{l.Client.Addr().As16(), l.Zone})
+	s := c.shards[c.place(h)]
 	listed := c.listed(l.Resolver.Addr())
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.lookup(dst, h, c.seeds.origin(l), l, listed)
+}
 
+// ObserveConnection takes in a connection and appends to dst the hits it gives.
+func (c *Correlator) ObserveConnection(dst []Hit, x *event.Connection) []Hit {
+	h := c.seeds.hash(&key{x.Src.Addr().As16(), x.Zone})
+	s := c.shards[c.place(h)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.connection(dst, h, x)
+}
+
+// servedEach is how many other clients an event settles whose time has come.
+const servedEach = 2
+
+// lookup takes in a lookup of the client with hash h; origin is the hash of what is remembered of it.
+func (s *shard) lookup(dst []Hit, h, origin uint64, l *event.Lookup, listed bool) []Hit {
 	s.stats.Lookups++
-	n, ok := s.touch(&k, h, l.Time)
+	n, ok := s.touch(&key{l.Client.Addr().As16(), l.Zone}, h, l.Time)
 	if !ok {
 		return dst
 	}
@@ -83,26 +100,21 @@ func (c *Correlator) ObserveLookup(dst []Hit, l *event.Lookup) []Hit {
 	cl.lookups++
 	cl.used = true
 	first := l.Time
-	dst = s.takeRecords(dst, n, cl, l, listed)
-	resolver := pending{time: l.Time.Add(-c.cfg.Hold / 2), addr: l.Resolver.Addr().As16(), kind: kindResolver}
-	if l.Resolver.IsValid() && s.known(cl, &resolver) == nil && !mentioned(s.pending.of(&cl.pending), &resolver) {
+	dst = s.takeRecords(dst, n, cl, origin, l, listed)
+	resolver := pending{time: l.Time.Add(-s.cfg.Hold / 2), addr: l.Resolver.Addr().As16(), kind: kindResolver}
+	if l.Resolver.IsValid() && !s.knows(cl, &resolver) && !mentioned(s.pending.of(&cl.pending), &resolver) {
 		// The query that this lookup answers was a connection to port 53, and came before it.
 		first = resolver.time
 		dst, _ = s.take(dst, n, cl, &resolver)
 	}
 	dst = s.rejudge(dst, n, cl, first)
-	return s.wait(dst, n, cl, 2)
+	return s.wait(dst, n, cl, servedEach)
 }
 
-// ObserveConnection takes in a connection and appends to dst the hits it gives.
-func (c *Correlator) ObserveConnection(dst []Hit, x *event.Connection) []Hit {
-	k := key{x.Src.Addr().As16(), x.Zone}
-	s, h := c.shard(&k)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-
+// connection takes in a connection of the client with hash h.
+func (s *shard) connection(dst []Hit, h uint64, x *event.Connection) []Hit {
 	s.stats.Connections++
-	n, ok := s.touch(&k, h, x.Time)
+	n, ok := s.touch(&key{x.Src.Addr().As16(), x.Zone}, h, x.Time)
 	if !ok {
 		return dst
 	}
@@ -122,7 +134,7 @@ func (c *Correlator) ObserveConnection(dst []Hit, x *event.Connection) []Hit {
 	}
 	dst, at := s.take(dst, n, cl, &p)
 	if at < 0 {
-		return s.wait(dst, n, cl, 2)
+		return s.wait(dst, n, cl, servedEach)
 	}
 	all := s.pending.of(&cl.pending)
 	v := s.judge(cl, all[:at], &all[at])
@@ -133,7 +145,7 @@ func (c *Correlator) ObserveConnection(dst []Hit, x *event.Connection) []Hit {
 	if v.class == predicted || at < len(all)-1 && s.matters(n, cl) {
 		dst = s.reconcile(dst, n, cl)
 	}
-	return s.wait(dst, n, cl, 2)
+	return s.wait(dst, n, cl, servedEach)
 }
 
 // Advance tells the correlator that packet time has come to now, and appends to dst the
@@ -188,7 +200,7 @@ func (s *shard) touch(k *key, h uint64, t event.Time) (n uint32, ok bool) {
 		}
 	}
 	if t < s.horizon() {
-		s.client(n).late++
+		s.history(n, s.client(n)).late++
 		s.stats.Late++
 	}
 	s.clock = max(s.clock, t)
@@ -225,7 +237,7 @@ func (s *shard) take(dst []Hit, n uint32, c *client, p *pending) ([]Hit, int) {
 		}
 	}
 	if p.kind != kindConn {
-		s.keep(c, p)
+		s.keep(n, c, p)
 		return dst, -1
 	}
 	v := s.judge(c, s.pending.of(&c.pending), p)
@@ -334,6 +346,10 @@ type Stats struct {
 	Retracted   uint64
 	Final       [Alert + 1]uint64 // by Level
 
+	// Compared is what judging cost: the answers, pending events and remembered pairs that connections were
+	// compared with.
+	Compared uint64
+
 	Inverted         uint64 // events that came after one of the same client with a later stamp
 	Late             uint64 // events more than Config.Hold behind the newest
 	Early            uint64 // times that events were settled early because one client had too many pending
@@ -350,7 +366,7 @@ func (c *Correlator) Stats() (sum Stats) {
 	for _, s := range c.shards {
 		s.mu.Lock()
 		x := s.stats
-		x.Clients, x.MemoryBytes, x.FixedBytes = uint64(s.count), uint64(s.budget.used), uint64(s.fixed)
+		x.Clients, x.MemoryBytes, x.FixedBytes = uint64(s.count), uint64(s.fixed+s.arena.bytes()), uint64(s.fixed)
 		s.mu.Unlock()
 		sum.add(&x)
 	}
@@ -383,6 +399,7 @@ func (s *Stats) add(x *Stats) {
 		s.Reached[i] += x.Reached[i]
 		s.ReachedByDecoys[i] += x.ReachedByDecoys[i]
 	}
+	s.Compared += x.Compared
 	s.EvictedLearners += x.EvictedLearners
 	s.Inverted += x.Inverted
 	s.Late += x.Late

@@ -2,6 +2,8 @@ package correlate
 
 import (
 	"fmt"
+	"hash/maphash"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"sync"
@@ -232,6 +234,71 @@ func TestFloodStaysBounded(t *testing.T) {
 	}
 }
 
+// A host that opens 100,000 connections a second, to random ports of random hosts and of one it asked for, costs
+// its neighbours in the same shard next to nothing: counted, not timed.
+func TestFloodSlowsNobody(t *testing.T) {
+	const perSecond, quietEvery = 100_000, 100
+	const events = perSecond * 5 / 2 // longer than they are held
+	work := func(flood bool) (quiet, flooder uint64) {
+		cfg := DefaultConfig()
+		cfg.Shards = 1
+		c, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := rand.New(rand.NewPCG(5, 6))
+		var hits []Hit
+		// Each has as many answers as fit: the worst that judging can meet.
+		for i := range cfg.AnswersPerClient {
+			at := event.Time(i)
+			hits = c.ObserveLookup(hits[:0], lookupOf(at, "10.9.9.9", addr4(0x60000000+uint32(i)*65537)))
+			for k := range 10 {
+				hits = c.ObserveLookup(hits[:0], lookupOf(at, fmt.Sprintf("10.0.0.%d", k), addr4(0x50000000+uint32(i)*65537)))
+			}
+		}
+		before := c.Stats().Compared
+		for i := range events {
+			at := event.Time(time.Minute).Add(time.Duration(i) * time.Second / perSecond)
+			var x *event.Connection
+			if i%quietEvery == 0 {
+				k := i / quietEvery
+				dst := netipAddrPort(0x50000000+uint32(k%128)*65537, 443)
+				if k%20 == 0 {
+					dst = netipAddrPort(0x58000000+uint32(k/20%5)<<16, 443) // no answer of theirs
+				}
+				x = connectionOf(at, fmt.Sprintf("10.0.0.%d", k%10), dst)
+			} else if flood {
+				y := 0x60000000 + uint32(5*65537)
+				if i%2 == 0 {
+					y = 0x51000000 + r.Uint32()>>8
+				}
+				x = connectionOf(at, "10.9.9.9", netipAddrPort(y, uint16(r.Uint32())))
+			} else {
+				continue
+			}
+			hits = c.ObserveConnection(hits[:0], x)
+			now := c.Stats().Compared
+			if i%quietEvery == 0 {
+				quiet += now - before
+			} else {
+				flooder += now - before
+			}
+			before = now
+		}
+		return quiet, flooder
+	}
+	alone, _ := work(false)
+	beside, flooder := work(true)
+	if alone == 0 || beside > alone+alone/4 {
+		t.Errorf("the others cost %d comparisons beside the flood and %d without it, want at most a quarter more", beside, alone)
+	}
+	// Each is judged on arrival and when it is settled, and reads all answers and pending events twice.
+	if most := uint64(events * 2 * 2 * (128 + 64) * 2); flooder > most {
+		t.Errorf("the flood costs %d comparisons, want at most %d", flooder, most)
+	}
+	t.Logf("the others cost %d comparisons beside the flood, %d without it; the flood %d", beside, alone, flooder)
+}
+
 // Every answer given to a client that is told of more than fit pushes out the oldest.
 func TestAnswersPerClient(t *testing.T) {
 	cfg := DefaultConfig()
@@ -327,8 +394,8 @@ func TestSizes(t *testing.T) {
 	if n := unsafe.Sizeof(client{}); n > clientBytes {
 		t.Errorf("a client takes %d bytes, want at most %d", n, clientBytes)
 	}
-	if n := unsafe.Sizeof(answer{}); n > 48 {
-		t.Errorf("an answer takes %d bytes, want at most 48", n)
+	if n := unsafe.Sizeof(history{}); n > 80 {
+		t.Errorf("a history takes %d bytes, want at most 80", n)
 	}
 	if n := unsafe.Sizeof(pending{}); n > 80 {
 		t.Errorf("a pending event takes %d bytes, want at most 80", n)
@@ -352,15 +419,17 @@ func TestIDs(t *testing.T) {
 
 func TestRing(t *testing.T) {
 	r := newRing(4096)
+	seed := maphash.MakeSeed()
 	refs := map[string]uint32{}
 	for i := range 2000 {
 		s := fmt.Sprintf("name-%d.example", i%300+i/600*1000)
-		ref := r.put([]byte(s))
+		h := maphash.String(seed, s)
+		ref := r.put(h, []byte(s))
 		refs[s] = ref
 		if got := string(r.get(ref)); got != s {
 			t.Fatalf("put %q, got %q", s, got)
 		}
-		if again := r.put([]byte(s)); again != ref {
+		if again := r.put(h, []byte(s)); again != ref {
 			t.Fatalf("%q put twice took two places", s)
 		}
 	}

@@ -25,6 +25,7 @@ func destination(x *pending) netip.AddrPort {
 // hit describes connection x of client c with everything but its ID, revision and level.
 func (s *shard) hit(c *client, before []pending, x *pending, v *verdict, w *weighed) Hit {
 	top := &w.shares[0]
+	past := s.past(c)
 	src := s.source(c, before, x, top)
 	h := Hit{
 		Zone:   c.zone,
@@ -41,7 +42,7 @@ func (s *shard) hit(c *client, before []pending, x *pending, v *verdict, w *weig
 		Baseline: Baseline{Model: modelOf(v), Chance: v.q, Trials: uint64(w.ordinal - 1)},
 		Coverage: Coverage{
 			Connections: uint64(c.conns), Explained: uint64(c.explained), Lookups: uint64(c.lookups),
-			Late: uint64(c.late), Forgotten: uint64(c.forgotten),
+			Late: uint64(past.late), Forgotten: uint64(past.forgotten),
 		},
 	}
 	for i := 1; i < len(w.shares) && i <= maxAlternatives; i++ {
@@ -69,7 +70,7 @@ func (s *shard) source(c *client, before []pending, x *pending, f *share) (src f
 	var origin uint32
 	if p := earlier(before, &want); p != nil {
 		src.Time, src.TTL, origin = p.time, p.ttl, p.origin
-	} else if a := s.known(c, &want); a != nil {
+	} else if a, ok := s.known(c, &want); ok {
 		src.Time, src.TTL, origin = a.last, a.ttl, a.origin
 	}
 	src.Lag = x.time.Sub(src.Time)

@@ -91,6 +91,7 @@ type verdict struct {
 	near    baseline.Near
 	known   float64 // trials behind q, of the client and its zone; 0 when the fixed prior alone decides
 	by      explanation
+	again   bool // the client made this trial before: what is known as a miss earns the decoys nothing either
 	quiet   bool // something else accounts for destinations like this one: no constant is learned from it, and it gives no lead
 }
 
@@ -173,11 +174,23 @@ func (s *shard) judge(c *client, before []pending, x *pending) verdict {
 	if x.proto == event.UDP && x.sport == 53 { // a resolver's answer to a query not seen
 		return verdict{}
 	}
-	settled := s.answers.of(&c.answers)
+	// On a port that says nothing, being an answer is all that matters.
+	r := s.cfg.EphemeralPortRange
+	plain := baseline.Ordinary(x.dport) || x.dport < r[0] || x.dport > r[1]
 	e := explainer{x: x, portFresh: math.MinInt64, own: kindExplains, window: s.cfg.PortWindow}
-	for i := range settled {
-		a := &settled[i]
-		e.look(a.kind, &a.addr, a.last, a.ttlEnd)
+	t := s.told(c)
+	s.stats.Compared += uint64(t.len + len(before))
+	want := tagOf(kindAAAA, &x.addr) & tagAddress
+	for i, g := range t.tags() {
+		k := kindOfTag(g)
+		if g&tagAddress != want && k < kindService || k == kindRest {
+			continue
+		}
+		if plain && want&tagWide == 0 && g&tagAddress == want && k.explains(x.dport) {
+			return verdict{class: explained, by: byAnswer}
+		}
+		a := t.at(i)
+		e.look(k, &a.addr, a.last, a.ttlEnd)
 	}
 	for i := range before {
 		p := &before[i]
@@ -185,8 +198,8 @@ func (s *shard) judge(c *client, before []pending, x *pending) verdict {
 	}
 	switch {
 	case !e.answered:
-		return s.judgeAddress(c, settled, before, x, e.service || e.control || e.media)
-	case !e.own.operand() || x.time > e.portFresh:
+		return s.judgeAddress(c, before, x, e.service || e.control || e.media)
+	case plain || !e.own.operand() || x.time > e.portFresh:
 		return verdict{class: explained, by: byAnswer}
 	}
 	return s.judgePort(x, &e)
@@ -227,10 +240,7 @@ func (e *explainer) look(k kind, addr *[16]byte, last, ttlEnd event.Time) {
 
 // judgePort tries the formulas on the answer that is the destination (DETECTION, section 3).
 func (s *shard) judgePort(x *pending, e *explainer) verdict {
-	r := s.cfg.EphemeralPortRange
 	switch {
-	case baseline.Ordinary(x.dport) || x.dport < r[0] || x.dport > r[1]:
-		return verdict{class: explained, by: byAnswer}
 	case e.service:
 		return verdict{class: explained, by: byService}
 	case e.control:
@@ -256,7 +266,7 @@ func (s *shard) judgePort(x *pending, e *explainer) verdict {
 // tries is what judging leaves behind: for the answers as they are, or scrambled.
 type tries struct {
 	found []found
-	fresh []fresh // A answers that compete
+	fresh []fresh // A answers that compete; those of the decoys are made when they are needed
 }
 
 func (t *tries) reset() { t.found, t.fresh = t.found[:0], t.fresh[:0] }
@@ -294,31 +304,47 @@ func (s *shard) scramble(a *[16]byte) {
 
 // contest is the trial of a destination against the answers that compete for it.
 type contest struct {
-	y        uint32
-	near     baseline.Near
-	v        verdict
-	prepared bool // s.inverses are those of y
-	again    bool // the client made this trial before
-	embedded bool // an AAAA answer carries the destination by standard
+	y               uint32
+	near            baseline.Near
+	v               verdict
+	prepared        bool // s.inverses are those of y
+	embedded        bool // an AAAA answer carries the destination by standard
+	site, siteDecoy bool // a constant known at the site leads from an answer, or a decoy, to the destination
 }
 
 // judgeAddress tries the transforms on a destination that is no answer (DETECTION, section 2).
-func (s *shard) judgeAddress(c *client, settled []answer, before []pending, x *pending, quiet bool) verdict {
+func (s *shard) judgeAddress(c *client, before []pending, x *pending, quiet bool) verdict {
 	y, ok := word(&x.addr)
 	if !ok || !baseline.Reachable(y) {
 		return verdict{}
 	}
 	t := contest{y: y, v: verdict{kind: Address, quiet: quiet}}
-	// What is known as a miss earns the decoys nothing either.
-	t.again = slices.Contains(c.recent[:], s.fingerprint(trial{addr: x.addr}))
-	for i := range settled {
-		a := &settled[i]
-		if !a.kind.operand() || a.last > x.time {
+	if c.past != 0 {
+		t.v.again = slices.Contains(s.pasts.at(c.past - 1)[0].recent[:], s.seeds.fingerprint(&trial{addr: x.addr}))
+	}
+	told := s.told(c)
+	s.stats.Compared += uint64(told.len + len(before))
+	all := slices.Grow(s.tries.fresh, told.len)
+	for i, g := range told.tags() {
+		k := kindOfTag(g)
+		if !k.operand() {
 			continue
 		}
-		s.measure(&t, a.kind, &a.addr)
-		if x.time <= s.freshUntil(a) {
-			s.compete(&t, a.kind, &a.addr, a.last, a.origin)
+		r := told.rest(i)
+		last := event.Time(r[0])
+		if last > x.time {
+			continue
+		}
+		stale := x.time > s.freshUntil(last, event.Time(r[1]))
+		if k == kindA {
+			w := uint32(g)
+			t.near.Measure(w, y)
+			if !stale {
+				all = append(all, fresh{word: w, last: last, origin: uint32(r[2]), network: uint16(w >> 16)})
+			}
+		} else if !stale {
+			addr := told.addr(i)
+			s.compete(&t, x.time, k, &addr)
 		}
 	}
 	for i := range before {
@@ -326,17 +352,29 @@ func (s *shard) judgeAddress(c *client, settled []answer, before []pending, x *p
 		if !p.kind.operand() {
 			continue
 		}
-		s.measure(&t, p.kind, &p.addr)
-		if x.time > p.fresh {
-			continue
+		w := binary.BigEndian.Uint32(p.addr[12:])
+		if p.kind == kindA {
+			t.near.Measure(w, y) // one that is pending as well as settled counts twice
 		}
-		if p.before < x.time {
-			s.compete(&t, p.kind, &p.addr, p.time, p.origin)
-		} else {
-			s.renew(p)
+		switch {
+		case x.time > p.fresh:
+		case p.kind != kindA:
+			if p.before < x.time {
+				s.compete(&t, x.time, p.kind, &p.addr)
+			}
+		case p.before < x.time:
+			all = append(all, fresh{word: w, last: p.time, origin: p.origin, network: uint16(w >> 16)})
+		default: // competes already, and was given again
+			if f := slices.IndexFunc(all, func(f fresh) bool { return f.word == w }); f >= 0 {
+				all[f].last, all[f].origin = p.time, p.origin
+			}
 		}
 	}
+	s.tries.fresh = all
 	v := &t.v
+	if len(s.tries.fresh) > 0 {
+		s.tryFresh(&t, x.time)
+	}
 	switch {
 	case !t.prepared:
 		return *v
@@ -349,10 +387,14 @@ func (s *shard) judgeAddress(c *client, settled []answer, before []pending, x *p
 	if m := s.cfg.Baseline; m != nil {
 		v.q = max(v.q, m.DestinationChance(c.zone, x.time, y))
 	}
-	s.tryPairs(&s.tries, y)
-	s.tryPairs(&s.chance, y)
-	s.trySite(&s.tries, y, x.time)
-	s.trySite(&s.chance, y, x.time)
+	s.tryPairs(y, !t.v.again)
+	if t.site {
+		s.trySite(&s.tries, y, x.time)
+	}
+	if t.siteDecoy {
+		s.decoyFresh()
+		s.trySite(&s.chance, y, x.time)
+	}
 	if len(s.tries.found) > 0 {
 		v.class = predicted
 		s.confirm(&s.tries)
@@ -360,20 +402,76 @@ func (s *shard) judgeAddress(c *client, settled []answer, before []pending, x *p
 	return *v
 }
 
-// measure notes how close the destination lies to an answer, fresh or not. One that is pending
-// as well as settled may count twice.
-func (s *shard) measure(t *contest, k kind, addr *[16]byte) {
-	if k == kindA {
-		t.near.Measure(binary.BigEndian.Uint32(addr[12:]), t.y)
-	}
-}
-
-// compete enters an answer into the contest and tries the transforms on it.
-func (s *shard) compete(t *contest, k kind, addr *[16]byte, last event.Time, origin uint32) {
+// prepare makes the tables that answers are compared with for the destination of t at time at.
+func (s *shard) prepare(t *contest, at event.Time) {
 	if !t.prepared {
 		t.prepared = true
 		s.inverses.Set(t.y)
+		s.expectSite(t.y, at)
 	}
+}
+
+// tryFresh tries the transforms on the A answers that compete, at the cost of a few instructions each: a
+// table says of all but one answer in thirty that nothing leads from it to the destination.
+func (s *shard) tryFresh(t *contest, at event.Time) {
+	s.prepare(t, at)
+	all := s.tries.fresh
+	t.v.operand[hypothesis.AddressA] += len(all)
+	if len(s.own.Address) > 0 {
+		t.v.operand[hypothesis.CustomAddress] += len(all)
+	}
+	for i := range all {
+		if w := all[i].word; s.worth(t.y, w) {
+			t.site = t.site || s.inverses.Expected(w)
+			answer := mapped(w)
+			s.tryA(&s.tries, t.y, w, &answer)
+		}
+	}
+	if t.v.again {
+		return
+	}
+	for i := range all {
+		w := s.decoyWord(all[i].word, t.y)
+		all[i].decoy = w
+		if s.worth(t.y, w) {
+			t.siteDecoy = t.siteDecoy || s.inverses.Expected(w)
+			answer := mapped(all[i].word)
+			s.tryA(&s.chance, t.y, w, &answer)
+		}
+	}
+}
+
+// decoyWord scrambles the word of an A answer; one in the network of the destination y stays there.
+func (s *shard) decoyWord(w, y uint32) uint32 {
+	if w>>16 == y>>16 {
+		return s.decoyKey.Neighbour(w)
+	}
+	return s.decoyKey.Word(w)
+}
+
+// worth reports whether a calculation from one A answer may lead from w to the destination.
+func (s *shard) worth(y, w uint32) bool {
+	z := w ^ y
+	return s.inverses.Maybe(w) || bits.RotateLeft32(z, 8) == z || len(s.own.Address) > 0
+}
+
+// tryA tries the transforms, the octet constants and the operator's own on the word w, read from an
+// A answer or made of one.
+func (s *shard) tryA(to *tries, y, w uint32, answer *[16]byte) {
+	s.tryWord(to, hypothesis.ViaA, w, answer)
+	if key, ok := hypothesis.OctetKey(w, y); ok && !hypothesis.OctetKeyKnown(key) {
+		to.found = append(to.found, found{mixture: hypothesis.AddressA, sort: sortOctet, constant: uint32(key), word: w, operand: *answer})
+	}
+	for i, p := range s.own.Address {
+		if p.Eval(w) == y {
+			to.found = append(to.found, found{mixture: hypothesis.CustomAddress, sort: sortCustom, which: uint8(i), word: w, operand: *answer})
+		}
+	}
+}
+
+// compete enters an AAAA or TXT answer into the contest and tries the transforms on it.
+func (s *shard) compete(t *contest, at event.Time, k kind, addr *[16]byte) {
+	s.prepare(t, at)
 	switch k {
 	case kindAAAA:
 		t.v.operand[hypothesis.AddressA]++
@@ -382,69 +480,40 @@ func (s *shard) compete(t *contest, k kind, addr *[16]byte, last event.Time, ori
 			t.embedded = t.embedded || ip4 == t.y
 			return
 		}
-	case kindA:
-		t.v.operand[hypothesis.AddressA]++
-		if len(s.own.Address) > 0 {
-			t.v.operand[hypothesis.CustomAddress]++
-		}
 	default:
 		t.v.operand[hypothesis.AddressT]++
 	}
-	s.tryAnswer(&s.tries, t.y, k, addr, addr, last, origin)
-	if t.again {
+	s.tryWords(&s.tries, k, addr, addr)
+	if t.v.again {
 		return
 	}
 	decoy := *addr
-	if k == kindA && uint32(network(addr)) == t.y>>16 {
-		binary.BigEndian.PutUint32(decoy[12:], s.decoyKey.Neighbour(binary.BigEndian.Uint32(addr[12:])))
-	} else {
-		s.scramble(&decoy)
-	}
-	s.tryAnswer(&s.chance, t.y, k, &decoy, addr, last, origin)
+	s.scramble(&decoy)
+	s.tryWords(&s.chance, k, &decoy, addr)
 }
 
-// tryAnswer tries the transforms on an answer, or on the decoy made of it.
-func (s *shard) tryAnswer(to *tries, y uint32, k kind, from, answer *[16]byte, last event.Time, origin uint32) {
-	w := binary.BigEndian.Uint32(from[12:])
-	switch k {
-	case kindAAAA:
-		for _, e := range hypothesis.Embedded {
-			s.tryWord(to, e.Via, binary.BigEndian.Uint32(from[e.Offset:]), answer)
-		}
-	case kindA:
-		to.fresh = append(to.fresh, fresh{word: w, last: last, origin: origin, network: network(answer)})
-		s.tryWord(to, hypothesis.ViaA, w, answer)
-		if key, ok := hypothesis.OctetKey(w, y); ok && !hypothesis.OctetKeyKnown(key) {
-			to.found = append(to.found, found{mixture: hypothesis.AddressA, sort: sortOctet, constant: uint32(key), word: w, operand: *answer})
-		}
-		for i, p := range s.own.Address {
-			if p.Eval(w) == y {
-				to.found = append(to.found, found{mixture: hypothesis.CustomAddress, sort: sortCustom, which: uint8(i), word: w, operand: *answer})
-			}
-		}
-	default:
-		s.tryWord(to, hypothesis.Via(k), w, answer)
-	}
-}
-
-// renew brings up to date when an answer that competes already was last given.
-func (s *shard) renew(p *pending) {
-	if p.kind != kindA {
+// tryWords tries the transforms on the words of an AAAA or TXT answer, or of the decoy made of it.
+func (s *shard) tryWords(to *tries, k kind, from, answer *[16]byte) {
+	if k != kindAAAA {
+		s.tryWord(to, hypothesis.Via(k), binary.BigEndian.Uint32(from[12:]), answer)
 		return
 	}
-	w := binary.BigEndian.Uint32(p.addr[12:])
-	for i := range s.tries.fresh { // the decoys stand in the same order
-		if f := &s.tries.fresh[i]; f.word == w {
-			f.last, f.origin = p.time, p.origin
-			if i < len(s.chance.fresh) {
-				s.chance.fresh[i].last, s.chance.fresh[i].origin = p.time, p.origin
-			}
-		}
+	for _, e := range hypothesis.Embedded {
+		s.tryWord(to, e.Via, binary.BigEndian.Uint32(from[e.Offset:]), answer)
+	}
+}
+
+// decoyFresh makes the A answers of the decoys from those that compete.
+func (s *shard) decoyFresh() {
+	s.chance.fresh = s.chance.fresh[:0]
+	for _, f := range s.tries.fresh {
+		f.word = f.decoy
+		s.chance.fresh = append(s.chance.fresh, f)
 	}
 }
 
 func (s *shard) tryWord(to *tries, via hypothesis.Via, w uint32, addr *[16]byte) {
-	if !s.inverses.Hit(w, via) {
+	if !s.inverses.Maybe(w) || !s.inverses.Hit(w, via) {
 		return
 	}
 	m := hypothesis.AddressA

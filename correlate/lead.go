@@ -2,6 +2,7 @@ package correlate
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"portolan/correlate/baseline"
@@ -43,7 +44,7 @@ func (s *shard) lead(dst []Hit, c *client, l *learner, x *pending, v *verdict, u
 	if v.kind == Address {
 		mixture = hypothesis.AddressA
 	}
-	w := weighed{eValue: 1, mixture: mixture, ordinal: c.trials[mixture], shares: []share{{found: found{mixture: mixture, via: hypothesis.ViaA, operand: what.answer, word: what.word}, eValue: 1}}}
+	w := weighed{eValue: 1, mixture: mixture, ordinal: s.past(c).trials[mixture], shares: []share{{found: found{mixture: mixture, via: hypothesis.ViaA, operand: what.answer, word: what.word}, eValue: 1}}}
 	h := s.hit(c, nil, x, v, &w)
 	h.ID, h.Level, h.State, h.Revision = idOf(c.zone, client4(c), x.proto, destination(x)), Lead, Final, 1
 	h.Calc.Match = Match{Hypothesis: what.id, Name: what.name, Expression: what.text, Operand: h.Calc.Operand, EValue: 1}
@@ -70,17 +71,17 @@ func (s *shard) orphans(c *client, l *learner, x *pending) (m match) {
 	if c.conns >= settledIn && float64(c.explained) < blindBelow*float64(c.conns) {
 		return m
 	}
-	orphans, newest := 0, (*answer)(nil)
-	all := s.answers.of(&c.answers)
-	for i := range all {
-		a := &all[i]
+	orphans, newest := 0, answer{last: math.MinInt64}
+	t := s.told(c)
+	for i := 0; i < t.len; i = t.next(i) {
+		a := t.at(i)
 		if a.kind != kindA || a.last > x.time || x.time-a.last > orphanAge {
 			continue
 		}
 		if !a.contacted {
 			orphans++
 		}
-		if newest == nil || a.last > newest.last {
+		if a.last > newest.last {
 			newest = a
 		}
 	}
@@ -110,8 +111,8 @@ func (s *shard) orphans(c *client, l *learner, x *pending) (m match) {
 // abnormalPort looks for a port that the client never used before, shortly after the
 // answer that is the destination: the analytic's second sentence.
 func (s *shard) abnormalPort(c *client, l *learner, x *pending, v *verdict, used bool) (m match) {
-	a := s.known(c, &pending{kind: kindA, addr: x.addr})
-	if a == nil || used || v.q > abnormalChance || c.conns < settledIn || l.uses*unusualIn > c.conns || x.time < a.last || x.time-a.last > abnormalLag || x.dport < 1024 {
+	a, ok := s.known(c, &pending{kind: kindA, addr: x.addr})
+	if !ok || used || v.q > abnormalChance || c.conns < settledIn || l.uses*unusualIn > c.conns || x.time < a.last || x.time-a.last > abnormalLag || x.dport < 1024 {
 		return m
 	}
 	m.id, m.name = "L2", "abnormal port"

@@ -49,8 +49,8 @@ type cycle struct {
 }
 
 // put enters x among the elements of r.
-func put[T any](in *lists[T], r *cycle, x T, bound int, b *budget) {
-	all, ok := in.grow(&r.list, bound, b)
+func put[T any](in *lists[T], r *cycle, x T, bound int) {
+	all, ok := in.grow(&r.list, bound)
 	if ok {
 		all[len(all)-1] = x
 		return
@@ -202,6 +202,7 @@ func (s *shard) note(c *client, l *learner, x *pending, v *verdict, e float64) {
 // fresh is an A answer that competes.
 type fresh struct {
 	word    uint32
+	decoy   uint32 // what scrambling makes of it
 	last    event.Time
 	origin  uint32
 	network uint16 // as in pair: which answers are left out is the same for those that are scrambled
@@ -275,6 +276,7 @@ func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y 
 	s.index256(all)
 	var remembered [hypothesis.NumLearned]int
 	earlier := d.pairs.of(&r.list)
+	s.stats.Compared += uint64(len(all) + len(earlier))
 	for i := range earlier {
 		p := &earlier[i]
 		remembered[p.family]++
@@ -305,10 +307,19 @@ func (s *shard) learnFamilies(t *tries, d *side, r *cycle, bound, newest int, y 
 			})
 		}
 	}
-	d.pairs.reserve(&r.list, min(int(r.len)+len(all), bound), &d.budget)
+	var room []pair // of one block, so that most pairs cost no call
+	if d.pairs.fit(&r.list, min(int(r.len)+len(all), bound)) {
+		room = d.pairs.block(&r.list)
+		room = room[:min(len(room), bound)]
+	}
 	for i := range all {
-		if !all[i].known {
-			put(&d.pairs, r, all[i].pair, bound, &d.budget)
+		switch c := &all[i]; {
+		case c.known:
+		case int(r.len) < len(room):
+			room[r.len] = c.pair
+			r.len++
+		default:
+			put(&d.pairs, r, c.pair, bound)
 		}
 	}
 }
@@ -353,7 +364,7 @@ func (t *tries) learnPort(d *side, l *learner, answer *fresh, port uint16) {
 		}
 	}
 	if this := (offset{x, answer.network, port}); !slices.Contains(earlier, this) {
-		put(&d.offsets, &l.offsets, this, maxOffsets, &d.budget)
+		put(&d.offsets, &l.offsets, this, maxOffsets)
 	}
 }
 
@@ -363,14 +374,13 @@ type side struct {
 	learners pool[learner]
 	pairs    lists[pair]
 	offsets  lists[offset]
-	budget   budget
+	arena    *arena
 	hand     uint32 // of the eviction clock
 }
 
-func newSide(bytes int64) side {
+func newSide(a *arena) side {
 	return side{
-		support: make(map[uint32]*support), learners: newPool[learner](1), pairs: newLists[pair](), offsets: newLists[offset](),
-		budget: budget{limit: bytes},
+		support: make(map[uint32]*support), learners: newPool[learner](a, 1), pairs: newLists[pair](a, 1), offsets: newLists[offset](a, 1), arena: a,
 	}
 }
 
@@ -380,6 +390,14 @@ func (d *side) learner(n uint32) *learner {
 		return nil
 	}
 	return &d.learners.at(n - 1)[0]
+}
+
+// learnerOf returns what is remembered of client c in order to learn, nil when nothing is.
+func (s *shard) learnerOf(c *client) *learner {
+	if c.past == 0 {
+		return nil
+	}
+	return s.real.learner(s.pasts.at(c.past - 1)[0].learner)
 }
 
 // release forgets the learner in place n-1.
@@ -396,17 +414,19 @@ func (d *side) release(n uint32) {
 	d.learners.put(n - 1)
 }
 
-// newLearner returns the place of a new learner for client n, plus 1; one of another client
-// makes room when memory is spent. It is 0 when there is none.
-func (s *shard) newLearner(d *side, n uint32) uint32 {
-	at, ok := d.learners.get(&d.budget)
+// newLearner returns the place of a new learner for client n with history h, plus 1; one of another
+// client makes room when memory is spent. It is 0 when there is none.
+func (s *shard) newLearner(d *side, n uint32, h *history) uint32 {
+	if h == &s.nothing {
+		return 0
+	}
+	at, ok := d.learners.get()
 	for step := uint32(0); !ok && step < d.learners.next; step++ {
 		d.hand = (d.hand + 1) % d.learners.next
 		if l := d.learner(d.hand + 1); l.owner != 0 {
-			c := s.client(l.owner - 1)
 			s.stats.EvictedLearners++
-			s.forget(d, c)
-			at, ok = d.learners.get(&d.budget)
+			s.forget(d, s.client(l.owner-1))
+			at, ok = d.learners.get()
 		}
 	}
 	if !ok {
@@ -416,11 +436,12 @@ func (s *shard) newLearner(d *side, n uint32) uint32 {
 	return at + 1
 }
 
-// forget drops the learner of client c on side d.
+// forget drops the learner of client c, which has one, on side d.
 func (s *shard) forget(d *side, c *client) {
-	place := &c.learner
+	h := &s.pasts.at(c.past - 1)[0]
+	place := &h.learner
 	if d == &s.decoy {
-		place = &c.decoy
+		place = &h.decoy
 	}
 	d.release(*place)
 	*place = 0

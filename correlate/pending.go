@@ -52,7 +52,7 @@ func (p *pending) order(q *pending) int {
 // insert puts p among the pending events of client c and returns its place; late reports
 // that others stamped after it had come before. ok is false when memory is spent.
 func (s *shard) insert(c *client, p *pending) (at int, late, ok bool) {
-	all, ok := s.pending.grow(&c.pending, s.cfg.PendingPerClient, &s.budget)
+	all, ok := s.pending.grow(&c.pending, s.cfg.PendingPerClient)
 	if !ok {
 		return 0, false, false
 	}
@@ -75,8 +75,11 @@ func (s *shard) chain(c *client, all []pending, at int) {
 	before, ttlEnd := event.Time(math.MinInt64), event.Time(math.MinInt64)
 	if e := earlier(all[:at], p); e != nil {
 		before, ttlEnd = e.fresh, e.ttlEnd
-	} else if a := s.known(c, p); a != nil {
-		before, ttlEnd = s.freshUntil(a), a.ttlEnd
+	} else if t := s.told(c); t.len > 0 {
+		if i := t.find(p.kind, &p.addr); i >= 0 {
+			ttlEnd = t.ttlEnd(i)
+			before = s.freshUntil(t.last(i), ttlEnd)
+		}
 	}
 	for i := at; i < len(all); i++ {
 		if q := &all[i]; q.kind == p.kind && q.addr == p.addr {
@@ -107,22 +110,6 @@ func mentioned(all []pending, p *pending) bool {
 	return false
 }
 
-// known returns the settled answer that p mentions.
-func (s *shard) known(c *client, p *pending) *answer {
-	all := s.answers.of(&c.answers)
-	for i := range all {
-		if all[i].kind == p.kind && all[i].addr == p.addr {
-			return &all[i]
-		}
-	}
-	return nil
-}
-
-// freshUntil returns until when a competes to be an operand of a transform.
-func (s *shard) freshUntil(a *answer) event.Time {
-	return max(a.ttlEnd, a.last.Add(s.cfg.AddressWindow))
-}
-
 // settle takes up what client n has pending from before the given time: nothing that
 // arrives in time can change it any more. It appends the final hits to dst.
 func (s *shard) settle(dst []Hit, n uint32, before event.Time) []Hit {
@@ -136,7 +123,7 @@ func (s *shard) settle(dst []Hit, n uint32, before event.Time) []Hit {
 			dst = s.takeUp(dst, n, c, p)
 			continue
 		}
-		s.keep(c, p)
+		s.keep(n, c, p)
 	}
 	if done == 0 {
 		return dst
@@ -154,10 +141,10 @@ func (s *shard) settle(dst []Hit, n uint32, before event.Time) []Hit {
 }
 
 // takeRecords puts each usable record of l among the pending events of client n.
-func (s *shard) takeRecords(dst []Hit, n uint32, c *client, l *event.Lookup, listed bool) []Hit {
+func (s *shard) takeRecords(dst []Hit, n uint32, c *client, hash uint64, l *event.Lookup, listed bool) []Hit {
 	p := pending{time: l.Time, frame: l.Frame}
 	s.scratch = appendOrigin(s.scratch[:0], l)
-	origin := s.strings.put(s.scratch)
+	origin := s.strings.put(hash, s.scratch)
 	give := func(port uint16) {
 		p.kind, p.addr = kindService, service(port)
 		dst, _ = s.take(dst, n, c, &p)
@@ -186,7 +173,7 @@ func (s *shard) takeRecords(dst []Hit, n uint32, c *client, l *event.Lookup, lis
 				continue
 			}
 			hypothesis.DecodeTXT(r.Text, func(v hypothesis.Via, x uint32) {
-				p.kind, p.addr, p.origin = kind(v), mapped(x), s.strings.put(append(s.scratch, r.Text...))
+				p.kind, p.addr, p.origin = kind(v), mapped(x), s.strings.put(hash^s.seeds.bytes(r.Text), append(s.scratch, r.Text...))
 				dst, _ = s.take(dst, n, c, &p)
 			})
 		}

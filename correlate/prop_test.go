@@ -40,7 +40,7 @@ type brief struct {
 }
 
 // finalsOf returns the final hits with arithmetic, in order of their ids.
-func finalsOf(t *testing.T, cfg Config, lookups []event.Lookup, connections []event.Connection) (all []brief) {
+func finalsOf(t *testing.T, cfg Config, lookups []event.Lookup, connections []event.Connection) []brief {
 	t.Helper()
 	c, err := New(cfg)
 	if err != nil {
@@ -56,7 +56,12 @@ func finalsOf(t *testing.T, cfg Config, lookups []event.Lookup, connections []ev
 			connections = connections[1:]
 		}
 	}
-	for _, h := range finals(c.Flush(given)) {
+	return briefs(c.Flush(given))
+}
+
+// briefs returns of all that was given out the final hits with arithmetic, in order of their ids.
+func briefs(given []Hit) (all []brief) {
+	for _, h := range finals(given) {
 		if h.Level != Lead {
 			all = append(all, brief{h.ID, h.Level, h.Calc.EValue})
 		}

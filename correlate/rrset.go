@@ -44,23 +44,28 @@ func (s *shard) forSets(all []fresh, use func(set []fresh)) {
 	}
 }
 
-// tryPairs appends to t.found the calculations from two answers of one RRset that give the
-// destination y (A11).
-func (s *shard) tryPairs(t *tries, y uint32) {
-	from := len(t.found)
+// tryPairs finds the calculations from two answers of one RRset that give the destination y
+// (A11), and with decoys those that the scrambled answers give.
+func (s *shard) tryPairs(y uint32, decoys bool) {
+	from, fromDecoys := len(s.tries.found), len(s.chance.found)
 	pairs := 0
-	s.forSets(t.fresh, func(set []fresh) {
+	s.forSets(s.tries.fresh, func(set []fresh) {
 		pairs += len(set) * (len(set) - 1) / 2
 		for i := range set {
 			for j := range set[:i] {
-				a, b := set[i].word, set[j].word
-				t.pair(hypothesis.PairXor, a, b, y)
-				t.pair(hypothesis.PairSum, a, b, y)
-				t.pair(hypothesis.PairHalves, a, b, y)
-				t.pair(hypothesis.PairHalves, b, a, y)
+				s.tries.tryPair(set[i].word, set[j].word, y)
+				if decoys {
+					s.chance.tryPair(set[i].decoy, set[j].decoy, y)
+				}
 			}
 		}
 	})
+	s.tries.compete(from, pairs)
+	s.chance.compete(fromDecoys, pairs)
+}
+
+// compete notes how many pairs competed to be those found since from.
+func (t *tries) compete(from, pairs int) {
 	for i := from; i < len(t.found); i++ {
 		f := &t.found[i]
 		f.of = pairs
@@ -68,6 +73,13 @@ func (s *shard) tryPairs(t *tries, y uint32) {
 			f.of *= 2 // either may give the high half
 		}
 	}
+}
+
+func (t *tries) tryPair(a, b, y uint32) {
+	t.pair(hypothesis.PairXor, a, b, y)
+	t.pair(hypothesis.PairSum, a, b, y)
+	t.pair(hypothesis.PairHalves, a, b, y)
+	t.pair(hypothesis.PairHalves, b, a, y)
 }
 
 func (t *tries) pair(p hypothesis.Pair, a, b, y uint32) {

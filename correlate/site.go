@@ -50,6 +50,20 @@ func (k *siteKeys) add(f hypothesis.Learned, key uint32, t event.Time) {
 	k.all.Store(&all)
 }
 
+// expectSite has s.inverses take notice of the words from which the constants known at the site lead
+// to the destination y at time at.
+func (s *shard) expectSite(y uint32, at event.Time) {
+	p := s.site.all.Load()
+	if p == nil {
+		return
+	}
+	for _, k := range *p {
+		if k.since+siteDelay <= at {
+			s.inverses.Expect(k.family.Undo(y, k.key))
+		}
+	}
+}
+
 // trySite appends to t.found the constants known at the site that lead from the fresh
 // answers to the destination y at time at.
 func (s *shard) trySite(t *tries, y uint32, at event.Time) {

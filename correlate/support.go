@@ -2,8 +2,6 @@ package correlate
 
 import (
 	"cmp"
-	"encoding/binary"
-	"hash/maphash"
 	"slices"
 
 	"portolan/correlate/evidence"
@@ -69,13 +67,6 @@ type share struct {
 	eValue   float64 // prior weight included
 	trials   int
 	operands int
-}
-
-func (s *shard) fingerprint(t trial) uint32 {
-	var b [18]byte
-	copy(b[:], t.addr[:])
-	binary.BigEndian.PutUint16(b[16:], t.port)
-	return uint32(maphash.Bytes(s.seed, b[:])) | 1 // 0 is an empty place
 }
 
 // miss enters a trial that no hypothesis predicts.
@@ -198,7 +189,8 @@ func weightOf(own *hypothesis.Programs, f *found) float64 {
 
 // ledger returns the settled evidence of client n; its support is nil when no trial was ever predicted.
 func (s *shard) ledger(n uint32, c *client) ledger {
-	l := ledger{trials: c.trials, recent: c.recent, recentNext: c.recentNext}
+	past := s.past(c)
+	l := ledger{trials: past.trials, recent: past.recent, recentNext: past.recentNext}
 	if c.evidence {
 		l.support = s.real.support[n]
 	}
@@ -220,8 +212,13 @@ func (l ledger) ahead() ledger {
 
 // store makes l the settled evidence of client n.
 func (s *shard) store(n uint32, c *client, l ledger) {
-	c.trials, c.recent, c.recentNext = l.trials, l.recent, l.recentNext
+	l.write(s.history(n, c))
 	s.storeSupport(n, c, l.support)
+}
+
+// write enters what l counts into a history.
+func (l *ledger) write(h *history) {
+	h.trials, h.recent, h.recentNext = l.trials, l.recent, l.recentNext
 }
 
 func (s *shard) storeSupport(n uint32, c *client, p *support) {
@@ -262,7 +259,7 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 		s.stats.Explained++
 		s.contact(c, x)
 	}
-	l := s.real.learner(c.learner)
+	l := s.learnerOf(c)
 	if l != nil && told {
 		l.pass(x.time, -walkStep)
 	}
@@ -279,7 +276,7 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 		s.stats.AddressTrials++
 	}
 	t := trialOf(x, kindOf(x.trials))
-	print := s.fingerprint(t)
+	print := s.seeds.fingerprint(&t)
 	led := s.ledger(n, c)
 	if x.class == tried && slices.Contains(led.recent[:], print) {
 		return dst // made before: nothing to learn
@@ -288,9 +285,10 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 		s.stats.Gated++
 		return dst
 	}
+	h := s.history(n, c)
 	if l == nil {
-		c.learner = s.newLearner(&s.real, n)
-		if l = s.real.learner(c.learner); l == nil { // no memory at all: nothing is learned from this trial
+		h.learner = s.newLearner(&s.real, n, h)
+		if l = s.real.learner(h.learner); l == nil { // no memory at all: nothing is learned from this trial
 			s.stats.Refused++
 			s.spare = learner{gated: true}
 			l = &s.spare
@@ -301,7 +299,7 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 	}
 	if l.gated && x.class == tried && x.trials&byChance == 0 {
 		led.miss(print, x.trials) // nothing predicts it, and nothing is learned from it: no need to look again
-		c.trials, c.recent, c.recentNext = led.trials, led.recent, led.recentNext
+		led.write(h)
 		return dst
 	}
 	v := s.judge(c, nil, x)
@@ -310,7 +308,7 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 	s.teach(&s.tries, &s.real, l, x, &v)
 	if v.class == tried {
 		led.miss(print, x.trials)
-		c.trials, c.recent, c.recentNext = led.trials, led.recent, led.recentNext
+		led.write(h)
 		dst = s.lead(dst, c, l, x, &v, used)
 		s.note(c, l, x, &v, 0)
 		s.decoyTakeUp(n, c, x, v, l)
@@ -343,13 +341,16 @@ func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 // contact marks the answers that x goes to, and those given together with them: the
 // lookup served its purpose.
 func (s *shard) contact(c *client, x *pending) {
-	all := s.answers.of(&c.answers)
-	for i := range all {
-		if a := &all[i]; a.addr == x.addr && !a.contacted {
-			for j := range all {
-				if b := &all[j]; b.last == a.last && b.origin == a.origin {
-					b.contacted = true
-				}
+	t := s.told(c)
+	want := tagOf(kindAAAA, &x.addr) & tagAddress
+	for i, a := range t.tags() {
+		if a&tagAddress != want || a&tagContacted != 0 || kindOfTag(a) == kindRest || t.addr(i) != x.addr {
+			continue
+		}
+		last, origin := t.last(i), t.origin(i)
+		for j := 0; j < t.len; j = t.next(j) {
+			if t.last(j) == last && t.origin(j) == origin {
+				t.w[j] |= tagContacted
 			}
 		}
 	}
@@ -358,28 +359,32 @@ func (s *shard) contact(c *client, x *pending) {
 // decoyTakeUp weighs what scrambled answers predict of the trial, with evidence of its own,
 // and counts what chance reaches. It comes after the trial was entered for real.
 func (s *shard) decoyTakeUp(n uint32, c *client, x *pending, v verdict, real *learner) {
-	if c.decoy == 0 {
-		if c.decoy = s.newLearner(&s.decoy, n); c.decoy == 0 {
+	h := s.history(n, c)
+	if h.decoy == 0 {
+		if h.decoy = s.newLearner(&s.decoy, n, h); h.decoy == 0 {
 			return
 		}
 	}
-	l := s.decoy.learner(c.decoy)
+	l := s.decoy.learner(h.decoy)
 	l.gated = real.gated
+	if v.kind == Address && !v.again {
+		s.decoyFresh()
+	}
 	s.teach(&s.chance, &s.decoy, l, x, &v)
 	if len(s.chance.found) == 0 {
 		return
 	}
 	s.confirm(&s.chance)
-	led := ledger{trials: c.trials}
-	if c.chance {
+	led := ledger{trials: h.trials}
+	if h.chance {
 		led.support = s.decoy.support[n]
 	}
 	for m := range led.trials {
 		led.trials[m] -= uint32(v.trials() >> m & 1) // match counts the trial again
 	}
 	w, ok := led.match(&s.own, trialOf(x, v.kind), &v, s.chance.found)
-	if len(s.decoy.support) < maxSupport || c.chance {
-		s.decoy.support[n], c.chance = led.support, true
+	if h != &s.nothing && (len(s.decoy.support) < maxSupport || h.chance) {
+		s.decoy.support[n], h.chance = led.support, true
 	}
 	if ok {
 		s.stats.Decoys[s.level(&w)]++
@@ -429,9 +434,10 @@ func (s *shard) reconcile(dst []Hit, n uint32, c *client) []Hit {
 		}
 		switch x.class {
 		case tried:
-			l.miss(s.fingerprint(trialOf(x, kindOf(x.trials))), x.trials)
+			t := trialOf(x, kindOf(x.trials))
+			l.miss(s.seeds.fingerprint(&t), x.trials)
 		case predicted:
-			known := s.real.learner(c.learner)
+			known := s.learnerOf(c)
 			if kindOf(x.trials) == Port && s.real.scans(known, x) {
 				continue
 			}

@@ -1,8 +1,10 @@
 package correlate
 
 import (
+	"encoding/binary"
 	"hash/maphash"
 	"math/bits"
+	"math/rand/v2"
 	"sync"
 
 	"portolan/correlate/evidence"
@@ -29,6 +31,7 @@ const (
 	kindControl                     // the far end of a control channel
 	kindMedia                       // the client asked for its own address by STUN: peers may follow
 	kindConn                        // pending only: a connection
+	kindRest                        // settled only: the slot before has the address
 )
 
 // explains reports whether an answer of kind k makes a destination explained.
@@ -39,58 +42,58 @@ func (k kind) explains(port uint16) bool {
 // operand reports whether transforms are tried on an answer of kind k.
 func (k kind) operand() bool { return k < kindExplains }
 
-// answer is an address that a client was given, or that a TXT record decodes to.
-type answer struct {
-	addr      [16]byte
-	last      event.Time // when it was last given
-	ttlEnd    event.Time // when the longest TTL seen runs out, capped
-	origin    uint32     // a ref: where it came from
-	ttl       uint32     // seconds, as last given
-	kind      kind
-	contacted bool // the client connected to it
-}
+// portOnly reports whether what stands for an address in a record of kind k is none: a port, or nothing.
+func (k kind) portOnly() bool { return k == kindService || k == kindMedia }
 
 // trialMemory is how many trials that nothing predicted a client is known by; one made again
 // while it is remembered is no new trial.
 const trialMemory = 8
 
-// client is what the table keeps of one host.
+// client is what the table keeps of one host: what every event needs, in one cache line.
 type client struct {
 	key
-	answers    list // of answer
-	pending    list // of pending, in order of time
-	recent     [trialMemory]uint32
-	trials     [hypothesis.NumMixtures]uint32 // made so far; the ordinals of evidence
-	recentNext uint8
-	used       bool // since the clock hand last passed
-	live       bool
-	queued     bool   // stands in the shard's queue
-	evidence   bool   // has an entry in shard.real.support
-	chance     bool   // has an entry in shard.decoy.support
-	learner    uint32 // place in shard.real.learners plus 1, 0 for none
-	decoy      uint32 // the same in shard.decoy.learners
+	answers    list   // of slots; see told
+	pending    list   // of pending, in order of time
+	past       uint32 // place in shard.pasts plus 1, 0 for none
 	generation uint32 // tells the owners of one place apart
 	lookups    uint32
 	conns      uint32
 	explained  uint32
+	used       bool // since the clock hand last passed
+	live       bool
+	queued     bool // stands in the shard's queue
+	evidence   bool // has an entry in shard.real.support
+}
+
+// history is what the table keeps besides of a client that made a trial.
+type history struct {
+	trials     [hypothesis.NumMixtures]uint32 // made so far; the ordinals of evidence
+	recent     [trialMemory]uint32
+	owner      uint32 // the client's number plus 1, 0 when nobody's
+	learner    uint32 // place in shard.real.learners plus 1, 0 for none
+	decoy      uint32 // the same in shard.decoy.learners
 	late       uint32
 	forgotten  uint32
+	recentNext uint8
+	chance     bool // has an entry in shard.decoy.support
 }
 
 // shard is a part of the table with a lock of its own.
 type shard struct {
 	mu    sync.Mutex
 	cfg   *Config
-	seed  maphash.Seed
+	seeds *seeds
 	clock event.Time // newest time seen
 
-	budget      budget
-	fixed       int64    // bytes of the index and the names, taken from the start
-	index       []uint64 // open addressing: high half of the hash, then client number + 1
+	arena       *arena
+	fixed       int64    // bytes of the index, the names and the learners, whatever the number of clients
+	index       []uint64 // open addressing: lower half of the hash, then client number + 1
 	count       int      // clients in index
 	hand        uint32   // of the eviction clock
+	pastHand    uint32   // of the one of histories
 	clients     pool[client]
-	answers     lists[answer]
+	pasts       pool[history]
+	answers     lists[uint64] // see told
 	pending     lists[pending]
 	strings     ring
 	queue       queue
@@ -103,6 +106,7 @@ type shard struct {
 	tries      tries // of the answers as they are
 	chance     tries // of the answers scrambled
 	spare      learner
+	nothing    history // stands in where there is no memory
 	candidates []candidate
 	slots      [256]uint8
 	heads      [256]uint16
@@ -111,29 +115,34 @@ type shard struct {
 	words      []uint32
 	scratch    []byte // of takeRecords
 	stats      Stats
+	touched    uint64   // of what fetch read
 	_          [64]byte // keeps two shards' locks off one cache line
 }
 
-// What a client costs at least: its place, its index slots and the smallest lists.
+// What a client costs at least: its place, its index slots, two answers and one pending event.
 const (
-	clientBytes    = 184
-	minClientBytes = clientBytes + 2*8 + 4*48 + 4*80
+	clientBytes    = cacheLine
+	minClientBytes = clientBytes + 2*8 + 2*8*slotWords + 80
 	maxSupport     = 4096    // clients with evidence in one shard
 	maxStrings     = 1 << 20 // bytes of names in one shard
 )
 
-func newShard(cfg *Config, seed maphash.Seed, decoy *evidence.Decoy, own hypothesis.Programs, site *siteKeys) *shard {
+func newShard(cfg *Config, from *bank, seeds *seeds, decoy *evidence.Decoy, own hypothesis.Programs, site *siteKeys) *shard {
 	limit := cfg.MemoryBytes / int64(cfg.Shards)
-	s := &shard{cfg: cfg, seed: seed, budget: budget{limit: limit}}
-	slots := 1 << bits.Len64(uint64(2*limit/minClientBytes))
-	s.index = make([]uint64, slots)
+	s := &shard{cfg: cfg, seeds: seeds}
 	s.strings = newRing(int(min(limit/8, maxStrings)))
-	s.fixed = int64(8*slots) + int64(len(s.strings.buf)) + int64(4*len(s.strings.index))
-	s.fixed += limit / 4 // the learners' share
-	s.budget.used = s.fixed
-	s.clients = newPool[client](1)
-	s.answers, s.pending = newLists[answer](), newLists[pending]()
-	s.real, s.decoy, s.decoyKey = newSide(limit/8), newSide(limit/8), decoy
+	slots := 1 << (bits.Len64(uint64(2*limit/minClientBytes)) - 1)
+	s.index = elementsOf[uint64](from.take(8*slots), slots)
+	sides := limit / 4
+	s.fixed = int64(8*slots) + int64(len(s.strings.buf)) + int64(4*len(s.strings.index)) + sides
+	s.arena = newArena(limit-s.fixed, from)
+	s.clients, s.pasts = newPool[client](s.arena, 1), newPool[history](s.arena, 1)
+	s.answers, s.pending = newLists[uint64](s.arena, slotWords), newLists[pending](s.arena, 1)
+	s.answers.move = moveTold
+	// Strangers have no answers. However many come, they leave room for the lists of those who have.
+	leave := s.arena.limit / 8
+	s.clients.leave, s.pending.classes[0].leave, s.pending.classes[1].leave = leave, leave, leave
+	s.real, s.decoy, s.decoyKey = newSide(newArena(sides/2, from)), newSide(newArena(sides/2, from)), decoy
 	s.own, s.site = own, site
 	return s
 }
@@ -142,9 +151,9 @@ func (s *shard) client(n uint32) *client { return &s.clients.at(n)[0] }
 
 // find returns the number of the client k with hash h.
 func (s *shard) find(k *key, h uint64) (n uint32, ok bool) {
-	mask := uint64(len(s.index) - 1)
-	for i := h & mask; s.index[i] != 0; i = (i + 1) & mask {
-		if s.index[i]>>32 != h>>32 {
+	mask := uint32(len(s.index) - 1)
+	for i := uint32(h) & mask; s.index[i] != 0; i = (i + 1) & mask {
+		if uint32(s.index[i]>>32) != uint32(h) {
 			continue
 		}
 		n := uint32(s.index[i]) - 1
@@ -161,21 +170,21 @@ func (s *shard) add(k *key, h uint64) (n uint32, ok bool) {
 	if s.count >= len(s.index)/2 && !s.evict() {
 		return 0, false
 	}
-	n, ok = s.clients.get(&s.budget)
+	n, ok = s.clients.get()
 	for !ok {
 		if !s.evict() {
 			return 0, false
 		}
-		n, ok = s.clients.get(&s.budget)
+		n, ok = s.clients.get()
 	}
 	c := s.client(n)
 	*c = client{key: *k, live: true, generation: c.generation + 1}
-	mask := uint64(len(s.index) - 1)
-	i := h & mask
+	mask := uint32(len(s.index) - 1)
+	i := uint32(h) & mask
 	for s.index[i] != 0 {
 		i = (i + 1) & mask
 	}
-	s.index[i] = h&^(1<<32-1) | uint64(n+1)
+	s.index[i] = h<<32 | uint64(n+1)
 	s.count++
 	return n, true
 }
@@ -233,15 +242,14 @@ func (s *shard) evict() bool {
 // remove forgets client n and everything about it.
 func (s *shard) remove(n uint32) {
 	c := s.client(n)
-	h := s.hash(&c.key)
-	mask := uint64(len(s.index) - 1)
-	i := h & mask
+	mask := uint32(len(s.index) - 1)
+	i := uint32(s.seeds.hash(&c.key)) & mask
 	for uint32(s.index[i]) != n+1 {
 		i = (i + 1) & mask
 	}
 	// Close the gap: move back what stands behind it and hashes before it.
 	for j := (i + 1) & mask; s.index[j] != 0; j = (j + 1) & mask {
-		home := s.homeOf(s.index[j]) & mask
+		home := uint32(s.index[j]>>32) & mask
 		if (j-home)&mask >= (j-i)&mask {
 			s.index[i] = s.index[j]
 			i = j
@@ -251,51 +259,105 @@ func (s *shard) remove(n uint32) {
 	s.count--
 	s.answers.release(&c.answers)
 	s.pending.release(&c.pending)
-	s.forget(&s.real, c)
-	s.forget(&s.decoy, c)
+	s.forgetPast(n, c)
 	if c.evidence {
 		delete(s.real.support, n)
-	}
-	if c.chance {
-		delete(s.decoy.support, n)
 	}
 	c.live = false
 	s.clients.put(n)
 }
 
-func (s *shard) hash(k *key) uint64 { return maphash.Comparable(s.seed, *k) }
-
-// homeOf returns the hash whose lower bits say where an index entry would best stand.
-func (s *shard) homeOf(entry uint64) uint64 { return s.hash(&s.client(uint32(entry) - 1).key) }
-
-// keep records that client c was given p at p.time. Answers are kept until newer ones need the room.
-func (s *shard) keep(c *client, p *pending) {
-	all := s.answers.of(&c.answers)
-	oldest := 0
-	for i := range all {
-		a := &all[i]
-		if a.kind == p.kind && a.addr == p.addr {
-			if p.time >= a.last {
-				a.last, a.origin, a.ttl = p.time, p.origin, p.ttl
-			}
-			a.ttlEnd = max(a.ttlEnd, p.ttlEnd)
-			return
-		}
-		if a.last < all[oldest].last {
-			oldest = i
-		}
+// past returns the history of client c, an empty one when it has none.
+func (s *shard) past(c *client) history {
+	if c.past == 0 {
+		return history{}
 	}
-	if grown, ok := s.answers.grow(&c.answers, s.cfg.AnswersPerClient, &s.budget); ok {
-		all, oldest = grown, len(grown)-1
-	} else {
-		if len(all) == 0 {
-			s.stats.Refused++
-			return
-		}
-		c.forgotten++
-		s.stats.EvictedAnswers++
+	return s.pasts.at(c.past - 1)[0]
+}
+
+// history returns the history of client n to be written to; that of another client makes room
+// when memory is spent. Where there is none at all, what is written is lost.
+func (s *shard) history(n uint32, c *client) *history {
+	if c.past != 0 {
+		return &s.pasts.at(c.past - 1)[0]
 	}
-	all[oldest] = answer{addr: p.addr, last: p.time, ttlEnd: p.ttlEnd, origin: p.origin, ttl: p.ttl, kind: p.kind}
+	at, ok := s.pasts.get()
+	for step := 0; !ok && s.pasts.next > 0; step++ {
+		s.pastHand = (s.pastHand + 1) % s.pasts.next
+		m := s.pasts.at(s.pastHand)[0].owner - 1
+		v := s.client(m) // memory is spent, so every place has an owner
+		if v.evidence && step < handSteps {
+			continue
+		}
+		if v.evidence {
+			delete(s.real.support, m)
+			v.evidence = false
+			s.stats.EvictedEvidence++
+		}
+		s.forgetPast(m, v)
+		at, ok = s.pasts.get()
+	}
+	if !ok {
+		s.stats.Refused++
+		s.nothing = history{}
+		return &s.nothing
+	}
+	c.past = at + 1
+	h := &s.pasts.at(at)[0]
+	*h = history{owner: n + 1}
+	return h
+}
+
+// forgetPast drops the history of client n.
+func (s *shard) forgetPast(n uint32, c *client) {
+	if c.past == 0 {
+		return
+	}
+	h := &s.pasts.at(c.past - 1)[0]
+	s.real.release(h.learner)
+	s.decoy.release(h.decoy)
+	if h.chance {
+		delete(s.decoy.support, n)
+	}
+	s.pasts.put(c.past - 1)
+	c.past = 0
+}
+
+// seeds make hashes that nobody outside can foresee.
+type seeds struct {
+	words [4]uint64
+	text  maphash.Seed
+}
+
+func newSeeds() *seeds {
+	return &seeds{[4]uint64{rand.Uint64(), rand.Uint64(), rand.Uint64(), rand.Uint64()}, maphash.MakeSeed()}
+}
+
+func (s *seeds) bytes(b []byte) uint64 { return maphash.Bytes(s.text, b) }
+
+// origin returns the hash of what is remembered of l with its records. It is never 0.
+func (s *seeds) origin(l *event.Lookup) uint64 {
+	a := l.Resolver.Addr().As16()
+	return s.mix(&a, s.bytes(l.Name)) | 1<<63
+}
+
+// hash returns the hash of k: the upper half chooses the shard, the lower one the place in its index.
+func (s *seeds) hash(k *key) uint64 {
+	return s.mix(&k.addr, uint64(k.zone.Point)<<48|uint64(k.zone.Kind)<<32|uint64(k.zone.ID))
+}
+
+// fingerprint tells a trial from others, but for one in two billion; it is never 0.
+func (s *seeds) fingerprint(t *trial) uint32 { return uint32(s.mix(&t.addr, 1<<63|uint64(t.port))) | 1 }
+
+func (s *seeds) mix(addr *[16]byte, with uint64) uint64 {
+	a := fold(binary.NativeEndian.Uint64(addr[:])^s.words[0], binary.NativeEndian.Uint64(addr[8:])^s.words[1])
+	return fold(a^s.words[2], with^s.words[3])
+}
+
+// fold multiplies two words and folds the product into one: what multiplies has to be secret.
+func fold(x, y uint64) uint64 {
+	hi, lo := bits.Mul64(x, y)
+	return hi ^ lo
 }
 
 // queue is a first-in first-out list of clients with pending events.

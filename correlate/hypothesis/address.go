@@ -3,6 +3,7 @@ package hypothesis
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 	"strings"
 )
 
@@ -122,8 +123,10 @@ func (t Transform) Apply(x uint32) uint32 {
 // Inverses holds, for each transform, the word that it would turn into one destination,
 // and a small hash index over those words.
 type Inverses struct {
-	word [NumTransforms]uint32
-	slot [128]uint8 // transform + 1; open addressing
+	word  [NumTransforms]uint32
+	slot  [128]uint8 // transform + 1; open addressing
+	maybe [64]uint32 // a bit for each hash of a word
+	also  []uint32   // expected besides
 }
 
 func slotOf(w uint32) uint32 { return w * 0x9E3779B1 >> 25 }
@@ -151,14 +154,36 @@ func (v *Inverses) Set(y uint32) {
 	w[octetBits+7] = reverseBits(y)
 	w[subXor] = (y ^ subXorKey) + subKey
 
-	v.slot = [128]uint8{}
+	v.slot, v.maybe, v.also = [128]uint8{}, [64]uint32{}, v.also[:0]
 	for t := range NumTransforms {
+		v.note(w[t])
 		s := slotOf(w[t])
 		for v.slot[s] != 0 {
 			s = (s + 1) & 127
 		}
 		v.slot[s] = uint8(t) + 1
 	}
+}
+
+func (v *Inverses) note(x uint32) {
+	h := x * 0x85EBCA6B
+	v.maybe[h>>26] |= 1 << (h >> 21 & 31)
+}
+
+// Expect has Maybe and Expected report true for x too, until the next Set.
+func (v *Inverses) Expect(x uint32) {
+	v.note(x)
+	v.also = append(v.also, x)
+}
+
+// Expected reports whether Expect was told x.
+func (v *Inverses) Expected(x uint32) bool { return slices.Contains(v.also, x) }
+
+// Maybe reports false only when no transform turns x into the destination and x is not expected: one test
+// that is right for all but one word in thirty or so.
+func (v *Inverses) Maybe(x uint32) bool {
+	h := x * 0x85EBCA6B
+	return v.maybe[h>>26]>>(h>>21&31)&1 != 0
 }
 
 // Each calls found for every transform, whatever its weight, that turns x into the

@@ -21,7 +21,7 @@ func newCorrelator(cfg *config.Config) (*correlate.Correlator, *baseline.Model, 
 		return nil, nil, err
 	}
 	c := cfg.Correlate
-	c.Baseline = m
+	c.Baseline, c.Alloc = m, hugePages
 	correlator, err := correlate.New(c)
 	return correlator, m, err
 }

@@ -220,18 +220,16 @@ type ringSink struct {
 // Batch correlates the events of a block.
 func (s *ringSink) Batch(b *event.Batch) {
 	latest := event.Time(0)
-	s.hits = s.hits[:0]
 	for i := range b.Len() {
 		if l, c := b.At(i); l != nil {
 			latest = l.Time
 			s.seen(l.Zone)
-			s.hits = s.line.correlator.ObserveLookup(s.hits, l)
 		} else {
 			latest = c.Time
 			s.seen(c.Zone)
-			s.hits = s.line.correlator.ObserveConnection(s.hits, c)
 		}
 	}
+	s.hits = s.line.correlator.ObserveBatch(s.hits[:0], b)
 	s.line.give(s.hits)
 	s.latest.Store(int64(latest))
 	if s.observations != nil {

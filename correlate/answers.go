@@ -160,9 +160,9 @@ func (s *shard) keep(n uint32, c *client, p *pending) {
 		slots = 2
 	}
 	for {
-		kept := 0
+		kept, oldest := 0, -1
 		if t.len >= s.cfg.AnswersPerClient { // else it cannot be full: an answer takes a slot or two
-			kept = t.count()
+			kept, oldest = t.census()
 		}
 		if kept < s.cfg.AnswersPerClient && s.answers.fit(&c.answers, t.len+slots) {
 			break
@@ -171,8 +171,10 @@ func (s *shard) keep(n uint32, c *client, p *pending) {
 			s.stats.Refused++
 			return
 		}
-		i := t.oldest()
-		t.remove(i, t.next(i))
+		if oldest < 0 {
+			_, oldest = t.census()
+		}
+		t.remove(oldest, t.next(oldest))
 		c.answers.len = uint16(t.len)
 		s.stats.EvictedAnswers++
 		s.history(n, c).forgotten++
@@ -183,23 +185,14 @@ func (s *shard) keep(n uint32, c *client, p *pending) {
 	t.set(at, &a)
 }
 
-// count returns how many answers there are.
-func (t *told) count() (n int) {
+// census returns how many answers there are and the slot of the one that was given longest ago.
+func (t *told) census() (n, oldest int) {
 	for i := 0; i < t.len; i = t.next(i) {
-		n++
-	}
-	return n
-}
-
-// oldest returns the slot of the answer that was given longest ago.
-func (t *told) oldest() int {
-	oldest := 0
-	for i := 0; i < t.len; i = t.next(i) {
-		if t.last(i) < t.last(oldest) {
+		if n++; t.last(i) < t.last(oldest) {
 			oldest = i
 		}
 	}
-	return oldest
+	return n, oldest
 }
 
 // known returns the settled answer that p mentions.

@@ -1,8 +1,6 @@
 package decode
 
-import (
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // maxHeaders bounds the headers between one frame's first bytes and its innermost IP packet
 // that descend takes off, all tunnels together, and with them how deep tunnels nest: a

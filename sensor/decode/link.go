@@ -1,8 +1,6 @@
 package decode
 
-import (
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // The EtherTypes that matter here.
 const (

@@ -1,8 +1,6 @@
 package decode
 
-import (
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // rareLink takes link headers off that capture files hold and mirror ports do not. The
 // forms are those of https://www.tcpdump.org/linktypes.html.

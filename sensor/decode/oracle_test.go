@@ -388,15 +388,15 @@ func (c *checker) Connection(x *event.Connection) {
 // compareGopacket decodes an Ethernet frame, an hour after what d decoded before, so that
 // nothing of it counts any more, and holds the connection against the ports and addresses
 // that gopacket finds: outside of all tunnels, or in one where the decoder opened some.
-func compareGopacket(t *testing.T, d *Decoder, f *Frame) (tunnelled bool) {
+func compareGopacket(t *testing.T, d *Decoder, f *Frame) (tunnelled, agree bool) {
 	t.Helper()
 	if f.Link != Ethernet || f.Len != len(f.Data) {
-		return false
+		return false, true
 	}
 	f.Time = d.now.Add(time.Hour)
 	want, ok := viaGopacket(f.Data)
 	if !ok {
-		return false
+		return false, true
 	}
 	before := d.Counters().Tunnels
 	var got []event.Connection
@@ -405,16 +405,16 @@ func compareGopacket(t *testing.T, d *Decoder, f *Frame) (tunnelled bool) {
 		return got[0].Src == w.Src && got[0].Dst == w.Dst && got[0].Proto == w.Proto && got[0].Start == w.Start
 	}
 	switch opened := d.Counters().Tunnels != before; {
-	case r == Tunnel || opened && (len(want) == 1 || len(got) == 0):
-		// It goes where gopacket does not, or ends in what starts no connection.
+	case opened || len(want) > 1 || r == Tunnel:
+		// Which of the two goes where the other does not, and what either takes for a tunnel at all, no
+		// rule says: gopacket opens PPPoE discovery, and knows no GRE in UDP.
+		return opened && len(got) == 1 && len(want) > 1, len(got) == 1 && slices.ContainsFunc(want, same)
 	case len(got) != 1:
 		t.Errorf("ends in %v with %d connections, gopacket sees %+v", r, len(got), want)
-	case opened && !slices.ContainsFunc(want[1:], same) || !opened && !same(want[0]):
+	case !same(want[0]):
 		t.Errorf("connection %+v, gopacket sees %+v", got[0], want)
-	default:
-		return opened
 	}
-	return false
+	return false, true
 }
 
 // viaGopacket returns the connections that a frame starts, from the outermost tunnel's to
@@ -506,16 +506,24 @@ func TestOracles(t *testing.T) {
 		}
 	}
 	d := newDecoder(t, small)
-	tunnels := 0
+	tunnels, same := 0, 0
 	for _, seed := range seedFrames(t) {
 		for range 500 {
 			in := mutate(seed)
-			if f, ok := next(&in); ok && compareGopacket(t, d, &f) {
+			f, ok := next(&in)
+			if !ok {
+				continue
+			}
+			if tunnelled, agree := compareGopacket(t, d, &f); tunnelled {
 				tunnels++
+				if agree {
+					same++
+				}
 			}
 		}
 	}
-	if tunnels < 1000 {
-		t.Errorf("in %d tunnels gopacket saw the same, want more", tunnels)
+	if same < 1000 || tunnels-same > same/50 {
+		t.Errorf("of %d connections in tunnels that both saw, %d are the same: want 1000 and 98 %%", tunnels, same)
 	}
+	t.Logf("of %d connections in tunnels that both saw, %d are the same", tunnels, same)
 }

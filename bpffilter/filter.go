@@ -36,7 +36,7 @@ type Options struct {
 	DropOutgoing bool // drop frames that this host sends
 	// TunnelPorts are UDP ports of VXLAN besides those that are known; at most 64.
 	TunnelPorts []uint16
-	// Flows is how many UDP flows LoadSocket and LoadXDP remember, about 150 bytes each; from
+	// Flows is how many UDP flows LoadSocket and LoadXDP remember, about 120 bytes each; from
 	// 1 to MaxFlows. Those that were silent longest make room for others, and then pass anew.
 	Flows int
 }

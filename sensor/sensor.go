@@ -67,7 +67,7 @@ type Config struct {
 	IgnoreOutgoing bool
 	// Prefilter is what keeps frames away that mean nothing to the decoder.
 	Prefilter Prefilter
-	// PrefilterFlows is how many UDP flows it remembers, about 150 bytes of the kernel's memory each.
+	// PrefilterFlows is how many UDP flows it remembers, about 120 bytes of the kernel's memory each.
 	PrefilterFlows int
 	// MirrorPort declares that the interface carries copies of frames and nothing that this
 	// host needs: XDP may drop them. Tags that the adapter took off would escape XDP; it is told to leave

@@ -15,7 +15,8 @@ type Config struct {
 	// Shards is the number of independently locked parts, a power of two from 1 to 4096.
 	Shards int
 	// MemoryBytes bounds the whole table, from 1 MiB up: an eighth of it (at most 1 MiB a shard) for names, a quarter for
-	// what is learned, some twentieth for the index, the rest for clients, answers and pending events. A client takes 64 bytes,
+	// what is learned, some twentieth for the index, the rest for clients, answers and pending events, which leave a
+	// sixteenth of it to the histories of clients that make trials. A client takes 64 bytes,
 	// 32 for each answer (64 for one that is not IPv4), in blocks that are on average a fifth
 	// larger, and 80 once it has made a trial: 384 with eight answers and a resolver. One that learns takes some 4,500 besides.
 	// Not counted are the queue of clients with pending events (16 bytes each), the lists of free places (4 bytes

@@ -234,6 +234,32 @@ func TestFloodStaysBounded(t *testing.T) {
 	}
 }
 
+// Answers without end leave room for what a client is known by: whoever calculates is found all the same.
+func TestAnswersStayBounded(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Shards, cfg.MemoryBytes = 2, 2<<20
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hits []Hit
+	const clients = 64
+	for i := range uint32(clients * 400) {
+		l := lookupOf(event.Time(i)*1e6, "10.9.9.9", addr4(0x51000000+i*2654435761>>8))
+		l.Client = netip.AddrPortFrom(addr4(0x0A090000+i%clients), 4000)
+		hits = c.ObserveLookup(hits[:0], l)
+	}
+	now := event.Time(clients * 400 * 1e6)
+	hits = c.ObserveLookup(hits[:0], lookupOf(now, "10.0.0.7", netip.MustParseAddr("87.243.45.156")))
+	hits = c.ObserveConnection(hits[:0], connectionOf(now+1e6, "10.0.0.7", netip.MustParseAddrPort("45.156.87.243:443")))
+	if len(hits) != 1 || hits[0].Level != Alert {
+		t.Errorf("the quiet client's hit: %+v, want an alert", hits)
+	}
+	if st := c.Stats(); st.EvictedAnswers == 0 || st.Refused != 0 || st.MemoryBytes > uint64(cfg.MemoryBytes) {
+		t.Errorf("%+v: want answers to make room for others, and nothing refused", st)
+	}
+}
+
 // A host that opens 100,000 connections a second, to random ports of random hosts and of one it asked for, costs
 // its neighbours in the same shard next to nothing: counted, not timed.
 func TestFloodSlowsNobody(t *testing.T) {

@@ -139,7 +139,11 @@ func newShard(cfg *Config, from *bank, seeds *seeds, decoy *evidence.Decoy, own 
 	s.clients, s.pasts = newPool[client](s.arena, 1), newPool[history](s.arena, 1)
 	s.answers, s.pending = newLists[uint64](s.arena, slotWords), newLists[pending](s.arena, 1)
 	s.answers.move = moveTold
-	// Strangers have no answers. However many come, they leave room for the lists of those who have.
+	// However many answers come, they leave room for the histories of those who make trials; and
+	// strangers, who have no answers, for the lists of those who have.
+	for k := range classSizes {
+		s.answers.classes[k].leave, s.pending.classes[k].leave = s.arena.limit/16, s.arena.limit/16
+	}
 	leave := s.arena.limit / 8
 	s.clients.leave, s.pending.classes[0].leave, s.pending.classes[1].leave = leave, leave, leave
 	s.real, s.decoy, s.decoyKey = newSide(newArena(sides/2, from)), newSide(newArena(sides/2, from)), decoy

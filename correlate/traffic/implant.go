@@ -30,12 +30,6 @@ type implant struct {
 	answer   []uint32
 }
 
-// Surroundings lists what else goes on at an infected host's address: next to nothing,
-// a person's work, others behind the same NAT, or something that walks through destinations.
-func Surroundings() []string {
-	return append([]string{"quiet", "busy", "nat"}, crowdNames[:]...)
-}
-
 // crowds are the hosts on which a learned key would be manufactured easily.
 var (
 	crowds     = [...]Model{Swarm, InnerScanner, Cameras, DHT}

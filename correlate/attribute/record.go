@@ -57,6 +57,9 @@ type Record struct {
 	Remote netip.AddrPort
 	Result Result
 	Errno  uint16
+	// CommunityID is what a source gave that names a flow and not its sockets, such as "1:…"; a
+	// record with both sockets needs none.
+	CommunityID string
 
 	Query string // of a Lookup: the name asked for, lower case, no last dot
 

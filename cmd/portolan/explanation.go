@@ -40,13 +40,39 @@ func writeExplanation(w *bufio.Writer, m *bus.Message) {
 	x.arithmetic(m)
 	x.evidence(m)
 	x.coverage(&p.Coverage)
+	x.who(&p.Attribution)
 
 	x.section("Name")
 	x.row("hit", "%s, revision %d, %s", printable(p.HitID), p.Revision, printable(p.State))
 	x.row("sensor", "%s, zone %s", printable(m.Observer.Name), printable(p.Zone.Text))
 	x.row("community id", "%s", printable(m.Network.CommunityID))
 	x.row("technique", "%s", printable(strings.Join(m.Threat.Technique.Subtechnique.ID, ", ")))
-	x.row("process", "%s: %s", printable(p.Attribution.Status), printable(p.Attribution.Reason))
+}
+
+// who says which process, user and container it was, how sure that is, and why.
+func (x explanation) who(a *bus.Attribution) {
+	x.section("Who")
+	for _, r := range a.Rows() {
+		x.row(r.Label, "%s", printable(r.Text))
+	}
+	if q := a.Process; q != nil {
+		if len(q.Args) > 0 {
+			x.row("command line", "%s", printable(strings.Join(q.Args, " ")))
+		}
+		if q.Start != nil {
+			x.row("running since", "%s", q.Start.UTC().Format("2006-01-02 15:04:05.000")+" UTC, by its host's clock")
+		}
+	}
+	if a.SkewNS != nil {
+		x.row("clocks", "the endpoint's is %s %s the sensor's", lagText(time.Duration(*a.SkewNS).Abs()), aheadOf(*a.SkewNS))
+	}
+}
+
+func aheadOf(ns int64) string {
+	if ns < 0 {
+		return "behind"
+	}
+	return "ahead of"
 }
 
 func (x explanation) timeLine(m *bus.Message) {

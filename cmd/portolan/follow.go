@@ -1,7 +1,10 @@
 package main
 
 import (
+	"fmt"
+
 	"portolan/cmd/internal/bus"
+	"portolan/correlate/attribute"
 )
 
 // followed bounds how many hits a follower remembers.
@@ -21,6 +24,7 @@ type shown struct {
 	revision uint32
 	level    string
 	state    string
+	who      string // what the attribution says
 }
 
 func newFollower(all bool) *follower {
@@ -32,6 +36,7 @@ func newFollower(all bool) *follower {
 func (f *follower) matters(m *bus.Message) bool {
 	p := &m.Portolan
 	last, known := f.shown[p.HitID]
+	who := whoText(&p.Attribution)
 	if known && p.Revision <= last.revision {
 		return false
 	}
@@ -40,7 +45,7 @@ func (f *follower) matters(m *bus.Message) bool {
 		f.order[f.next] = p.HitID
 		f.next = (f.next + 1) % len(f.order)
 	}
-	f.shown[p.HitID] = shown{p.Revision, p.Level, p.State}
+	f.shown[p.HitID] = shown{p.Revision, p.Level, p.State, who}
 	switch {
 	case f.all:
 		return true
@@ -49,5 +54,18 @@ func (f *follower) matters(m *bus.Message) bool {
 	case p.Level != last.level:
 		return true
 	}
-	return (p.State == "retracted" || p.State == "enriched") && p.State != last.state
+	if p.State == "enriched" {
+		// That nobody is known says nothing new.
+		return p.Attribution.Status != string(attribute.Unmatched) && (p.State != last.state || who != last.who)
+	}
+	return p.State == "retracted" && p.State != last.state
+}
+
+// whoText tells one attribution from another.
+func whoText(a *bus.Attribution) string {
+	pid := uint32(0)
+	if a.Process != nil {
+		pid = a.Process.PID
+	}
+	return fmt.Sprint(a.Status, " ", a.Method, " ", pid, " ", a.Processes)
 }

@@ -70,6 +70,7 @@ func (m *monitor) look() {
 	now, s := time.Now(), m.snapshot()
 	v := assess(&s.stats, &s.correlate, s.lost)
 	c := v.context(m.line.cfg.Sensor, m.line.device)
+	c.Attributed = m.line.cfg.Attribution.Expected
 	m.line.context.Store(&c)
 	m.line.chance.Store(&chanceReport{expectedFalse(&m.line.cfg.Correlate, &s.correlate, now.Sub(m.start)), s.correlate})
 

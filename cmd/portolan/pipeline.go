@@ -60,7 +60,7 @@ func newPipeline(cfg *config.Config, device string, b *bus.Bus, show func(*bus.M
 		cfg: cfg, device: device, correlator: c, allow: newAllowRules(cfg.Allow), baseline: m, bus: b, show: show,
 		queue: make(chan correlate.Hit, queueHits),
 	}
-	l.context.Store(&bus.Context{Sensor: cfg.Sensor, Version: thisBuild().Version, Device: device})
+	l.context.Store(&bus.Context{Sensor: cfg.Sensor, Version: thisBuild().Version, Device: device, Attributed: cfg.Attribution.Expected})
 	l.chance.Store(&chanceReport{})
 	return l, nil
 }

@@ -90,16 +90,16 @@ func NewMessage(h *correlate.Hit, c Context) *Message {
 				TTL:      h.Lookup.TTL,
 				Resolver: plainPort(h.Lookup.Server),
 			},
-			Timing:    Timing{LagNS: h.Lookup.Lag.Nanoseconds()},
-			Baseline:  Baseline{Model: clean(h.Baseline.Model), Chance: unit(h.Baseline.Chance), Trials: h.Baseline.Trials},
-			Explained: explainedOf(h),
-			Zone:      zoneOf(h.Zone),
-			Coverage:  coverageOf(h, c),
-			Attribution: Attribution{
-				Status: "not-configured",
-				Reason: "no endpoint records are joined here: source names the client as the wire shows it",
-			},
+			Timing:      Timing{LagNS: h.Lookup.Lag.Nanoseconds()},
+			Baseline:    Baseline{Model: clean(h.Baseline.Model), Chance: unit(h.Baseline.Chance), Trials: h.Baseline.Trials},
+			Explained:   explainedOf(h),
+			Zone:        zoneOf(h.Zone),
+			Coverage:    coverageOf(h, c),
+			Attribution: Attribution{Status: notConfigured, Reason: "no endpoint records are joined here: source names the client as the wire shows it"},
 		},
+	}
+	if c.Attributed {
+		m.Portolan.Attribution = Attribution{Status: pending, Reason: "a later revision says what endpoints know of it"}
 	}
 	if !c.Created.IsZero() {
 		t := c.Created.UTC()
@@ -122,10 +122,15 @@ func MessageID(hitID string, revision uint32) string {
 
 // Subject returns where the message is published.
 func (m *Message) Subject() string {
-	if m.Portolan.State == stateEnriched {
+	if m.enriched() {
 		return EnrichedSubject(m.Portolan.Level, m.Observer.Name, m.Source.IP)
 	}
 	return Subject(m.Portolan.Level, m.Observer.Name, m.Source.IP)
+}
+
+// enriched reports whether the revision is an enricher's.
+func (m *Message) enriched() bool {
+	return m.Portolan.State == stateEnriched || m.Portolan.Revision >= enrichedBase
 }
 
 const (

@@ -88,7 +88,7 @@ func newLimiter(cfg Limit) *limiter {
 // allow reports whether m may be published; otherwise it counts for a summary. A later
 // revision of a hit that was published may pass on credit: a retraction must not be lost.
 func (l *limiter) allow(m *Message, now time.Time) bool {
-	if l.cfg.Burst == 0 || m.Portolan.State == stateEnriched {
+	if l.cfg.Burst == 0 || m.enriched() {
 		return true
 	}
 	k := bucketKey{m.Portolan.Zone, m.Source.IP, m.Portolan.Calc.Hypothesis, m.Portolan.Level}

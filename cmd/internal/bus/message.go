@@ -34,6 +34,10 @@ type Message struct {
 	DNS         DNS         `json:"dns"`
 	Observer    Observer    `json:"observer"`
 	Related     Related     `json:"related"`
+	Host        *Endpoint   `json:"host,omitempty"` // the client, when its endpoint is known, and what ran there
+	Process     *ECSProcess `json:"process,omitempty"`
+	User        *User       `json:"user,omitempty"`
+	Container   *Container  `json:"container,omitempty"`
 	Portolan    Portolan    `json:"portolan"`
 }
 
@@ -319,14 +323,6 @@ type Decoys struct {
 	Alert uint64 `json:"alert"`
 }
 
-// Attribution says whether an endpoint named the process behind the connection.
-type Attribution struct {
-	Status     string  `json:"status"` // "pending", "matched", "ambiguous", "unmatched", "not-configured"
-	Method     string  `json:"method,omitempty"`
-	Confidence float64 `json:"confidence,omitempty"` // from 0 to 1
-	Reason     string  `json:"reason"`
-}
-
 // Context is what a message says that the hit itself does not know.
 type Context struct {
 	Sensor  string    // one subject token, see ValidateSensor
@@ -346,6 +342,8 @@ type Context struct {
 	Why        []string
 	Loss       Loss
 	Directions Directions // empty strings for Unknown
+
+	Attributed bool // an enricher is expected to say who made the connection
 }
 
 // Encode returns the message as one line of JSON without a newline, never longer than MaxMessage.

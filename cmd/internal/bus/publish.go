@@ -44,7 +44,7 @@ func (m *Message) Envelope() (Envelope, error) {
 // attributes in the binary mode of its NATS protocol binding, version 1.0.
 func (m *Message) header() []spool.Field {
 	t := "portolan.v1.hit"
-	if m.Portolan.State == stateEnriched {
+	if m.enriched() {
 		t = "portolan.v1.enriched"
 	}
 	return []spool.Field{
@@ -152,7 +152,7 @@ func (b *Bus) PublishWait(ctx context.Context, m *Message) error {
 // put encodes a message once, with its sequence, and hands it to the spool.
 func (p *publisher) put(m *Message, patient bool) error {
 	build := func(next uint64) (*spool.Message, error) {
-		if p.durable && m.Portolan.State != stateEnriched {
+		if p.durable && !m.enriched() {
 			m.Portolan.Sequence = next
 			return m.spooled()
 		}

@@ -36,6 +36,24 @@ type CoverageRecord struct {
 	Allowed     uint64            `json:"allowed"` // hits that became final and were kept back by allow rules
 	Published   PublishStats      `json:"published"`
 	Delivery    *Delivery         `json:"delivery,omitempty"` // set by PublishCoverage when there is a spool
+	Enrich      *EnrichCounts     `json:"enrich,omitempty"`   // of an enricher; since it started
+}
+
+// EnrichCounts says what an enricher did since it started, and what it refused.
+type EnrichCounts struct {
+	Records  uint64            `json:"records"`            // of endpoints, read
+	Refused  map[string]uint64 `json:"refused,omitempty"`  // of those, by reason
+	Examples map[string]string `json:"examples,omitempty"` // the first that was refused for each reason
+	Foreign  uint64            `json:"foreign"`            // records with an address that their host does not say it has
+	Revised  map[string]uint64 `json:"revised,omitempty"`  // revisions published, by status; "kept" those of a hit that the sensor revised
+	Gone     uint64            `json:"gone"`               // hits and records that were no longer in their stream
+	Recalled uint64            `json:"recalled"`           // records read again for a hit that came late
+	Hits     int               `json:"hits"`               // that records may still explain, now
+	Hosts    int               `json:"hosts"`              // that spoke, now
+	Evicted  uint64            `json:"evicted"`            // hits that made room for others before their time
+	Homeless uint64            `json:"homeless"`           // hosts and addresses for which there was no room
+	Crowded  uint64            `json:"crowded"`            // hits that more records fit than are weighed
+	Behind   uint64            `json:"behind"`             // records stored and not read yet
 }
 
 // Stat is a sensor's heartbeat.

@@ -43,8 +43,10 @@ func (m *Message) WriteText(w io.Writer, color bool) error {
 		t.row("baseline", baselineText(m))
 	}
 	t.row("coverage", coverageText(&m.Portolan.Coverage))
-	if a := &m.Portolan.Attribution; a.Status != "not-configured" {
-		t.row("host", clean(a.Status)+": "+clean(a.Reason))
+	if a := &m.Portolan.Attribution; a.Status != notConfigured {
+		for _, r := range a.Rows() {
+			t.row(r.Label, r.Text)
+		}
 	}
 	if s := m.Portolan.Suppressed; s != nil {
 		t.row("summary", fmt.Sprintf("of %s like this one between %s and %s that were not published one by one",

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"portolan/correlate"
+	"portolan/correlate/attribute"
 	"portolan/sensor"
 )
 
@@ -34,6 +35,7 @@ type Config struct {
 	Correlate   correlate.Config
 
 	Observations Observations
+	Attribution  Attribution
 	Allow        []AllowRule // hits that are counted and not published
 
 	file   string            // that was read; "" for none
@@ -83,6 +85,7 @@ func Default() Config {
 		Correlate: correlate.DefaultConfig(),
 
 		Observations: Observations{Partitions: 16},
+		Attribution:  Attribution{Join: attribute.DefaultConfig()},
 	}
 }
 

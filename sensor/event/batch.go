@@ -35,6 +35,12 @@ func (b *Batch) Full() bool {
 	return len(b.order) >= fullEvents || len(b.records) >= fullRecords || len(b.bytes) >= fullBytes
 }
 
+// Bytes returns about how much memory the events take.
+func (b *Batch) Bytes() int {
+	const lookup, connection, record = 232, 136, 112
+	return len(b.lookups)*lookup + len(b.connections)*connection + len(b.records)*record + len(b.order)*4 + len(b.bytes)
+}
+
 // At returns the ith event: one of the two, the other is nil. It holds until Reset.
 func (b *Batch) At(i int) (*Lookup, *Connection) {
 	if n := b.order[i]; n < 0 {

@@ -1,0 +1,55 @@
+package feed
+
+import "strings"
+
+// Limits says what a source of records cannot tell, as a set. What is judged by its records has
+// to say so.
+type Limits uint16
+
+// What a source may not tell.
+const (
+	NoLookups    Limits = 1 << iota // no lookups at all
+	NoConns                         // no connections at all
+	NoAnswers                       // lookups without the addresses they gave
+	NoClient                        // some lookups without the client that asked
+	NoSourcePort                    // connections without the client's port
+	NoSubSecond                     // times in whole seconds
+	NoTTL                           // answers without a TTL
+	NoServices                      // no ports of SRV, SVCB and HTTPS records
+	NoVLAN                          // no VLAN: hosts with one address in two VLANs are one
+	NoDirection                     // who began a connection is a guess
+	NoQuestion                      // lookups without the name that was asked for
+	ForeignClock                    // times of another clock than that of the packets
+	NoUDP                           // no UDP connections
+)
+
+var limitTexts = [...]string{
+	"no lookups", "no connections", "no answers", "lookups without a client", "connections without source port",
+	"times in whole seconds", "answers without TTL", "no ports of SRV and HTTPS records", "no VLANs",
+	"direction of connections guessed", "lookups without the name", "times of another clock", "no UDP connections",
+}
+
+// Texts returns each limit in words.
+func (l Limits) Texts() []string {
+	var all []string
+	for i, text := range limitTexts {
+		if l&(1<<i) != 0 {
+			all = append(all, text)
+		}
+	}
+	return all
+}
+
+// String returns the limits in words, with commas; "none" when there are none.
+func (l Limits) String() string {
+	if l == 0 {
+		return "none"
+	}
+	return strings.Join(l.Texts(), ", ")
+}
+
+// Limited is a Parser that knows what its source cannot tell, from the lines it has taken so far.
+type Limited interface {
+	Parser
+	Limits() Limits
+}

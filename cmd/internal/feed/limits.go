@@ -53,3 +53,16 @@ type Limited interface {
 	Parser
 	Limits() Limits
 }
+
+// Splitter takes a stream apart into lines or messages.
+type Splitter interface {
+	// Next returns the next one, which holds until the call after it. An error that is a Skip refuses one of
+	// them, of which the beginning comes with it; any other is the end: io.EOF, or what went wrong.
+	Next() ([]byte, error)
+}
+
+// Skip is an error that concerns one line or message only.
+type Skip string
+
+// Error returns why.
+func (s Skip) Error() string { return string(s) }

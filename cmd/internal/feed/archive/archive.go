@@ -158,7 +158,7 @@ var ErrFormat = errors.New("neither a capture nor records of a known format")
 
 // look recognises a file and finds out when it begins.
 func look(path string, cfg *Config) (s *source, err error) {
-	s = &source{path: path, cfg: cfg, report: SourceReport{Path: path}}
+	s = &source{path: path, cfg: cfg, report: SourceReport{Path: path}, modified: event.TimeOf(time.Now())}
 	f, regular := cfg.Stdin, false
 	if path != Stdin {
 		file, err := os.Open(path)
@@ -172,7 +172,7 @@ func look(path string, cfg *Config) (s *source, err error) {
 		}()
 		f = file
 		if info, err := file.Stat(); err == nil && info.Mode().IsRegular() {
-			regular, s.report.size = true, info.Size()
+			regular, s.report.size, s.modified = true, info.Size(), event.TimeOf(info.ModTime())
 		}
 	}
 	p, err := decompress(&counted{r: f, n: &s.bytes})
@@ -199,8 +199,8 @@ func look(path string, cfg *Config) (s *source, err error) {
 		}
 	}
 	b := beginning{at: math.MaxInt64}
-	if s.format.lines != nil {
-		b.lines(head, s.format.lines())
+	if s.format.parser != nil {
+		b.lines(head, s.format, s.modified)
 		s.report.Limits = b.limits
 	} else if regular {
 		b.capture(path, cfg)

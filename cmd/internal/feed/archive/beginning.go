@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"os"
@@ -39,15 +40,17 @@ func (b *beginning) Connection(c *event.Connection) { b.take(c.Time) }
 // Record takes the time of a record.
 func (b *beginning) Record(r *attribute.Record) { b.take(r.Time) }
 
-// lines looks at the first lines of a file, of which head is the beginning.
-func (b *beginning) lines(head []byte, p feed.Parser) {
-	for len(head) > 0 && b.events < beginningEvents {
-		line, rest, whole := bytes.Cut(head, []byte{'\n'})
-		if !whole && len(rest) == 0 && len(head) >= headBytes/2 && b.events > 0 {
-			break // cut by the end of head
+// lines looks at the first lines or messages of a file, of which head is the beginning. The last
+// of them may be cut; its time, which comes early in all formats, is hardly ever the least.
+func (b *beginning) lines(head []byte, f *format, modified event.Time) {
+	p := f.parser(modified)
+	from := f.split(bufio.NewReaderSize(bytes.NewReader(head), headBytes))
+	for b.events < beginningEvents {
+		line, err := from.Next()
+		if err != nil {
+			break
 		}
 		_ = p.Line(line, b) // what is wrong with it is counted when it is read
-		head = rest
 	}
 	p.Flush(b)
 	if limited, ok := p.(feed.Limited); ok {

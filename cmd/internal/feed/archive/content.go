@@ -12,23 +12,38 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"portolan/cmd/internal/feed"
+	"portolan/cmd/internal/feed/dnsmasq"
+	"portolan/cmd/internal/feed/dnstap"
+	"portolan/cmd/internal/feed/eve"
+	"portolan/cmd/internal/feed/powerdns"
 	"portolan/cmd/internal/feed/zeek"
+	"portolan/sensor/event"
 )
 
-// format is a kind of content. Lines or stream reads it; a capture has neither, as package
-// sensor reads it.
+// format is a kind of content. A capture has no parser: package sensor reads it.
 type format struct {
 	name      string
 	recognise func(head []byte) bool // head is what a file begins with, up to headBytes, decompressed
-	lines     func() feed.Parser
+	split     func(in *bufio.Reader) feed.Splitter
+	parser    func(modified event.Time) feed.Parser // of a file that was last written then
 }
 
 // formats returns the kinds of content in the order in which they are tried: those that
 // begin like nothing else first.
 func formats() []format {
+	text := func(in *bufio.Reader) feed.Splitter { return &lines{in: in} }
 	return []format{
 		{name: "capture", recognise: isCapture},
-		{name: "zeek", recognise: zeek.Recognise, lines: func() feed.Parser { return zeek.New() }},
+		{name: "dnstap", recognise: dnstap.Recognise,
+			split:  func(in *bufio.Reader) feed.Splitter { return dnstap.NewFrames(in, nil) },
+			parser: func(event.Time) feed.Parser { return dnstap.New() }},
+		{name: "powerdns", recognise: powerdns.Recognise,
+			split:  func(in *bufio.Reader) feed.Splitter { return powerdns.NewFrames(in) },
+			parser: func(event.Time) feed.Parser { return powerdns.New() }},
+		{name: "zeek", recognise: zeek.Recognise, split: text, parser: func(event.Time) feed.Parser { return zeek.New() }},
+		{name: "eve", recognise: eve.Recognise, split: text, parser: func(event.Time) feed.Parser { return eve.New() }},
+		{name: "dnsmasq", recognise: dnsmasq.Recognise, split: text,
+			parser: func(modified event.Time) feed.Parser { return dnsmasq.New(modified) }},
 	}
 }
 

@@ -5,31 +5,30 @@ import (
 	"bytes"
 	"errors"
 	"io"
+
+	"portolan/cmd/internal/feed"
 )
 
 // maxLine bounds a line. What is longer is refused and passed over.
 const maxLine = 1 << 20
 
-var (
-	errLong = errors.New("a line longer than 1 MiB")
-	errCut  = errors.New("a last line cut short")
+const (
+	errLong = feed.Skip("a line longer than 1 MiB")
+	errCut  = feed.Skip("a last line cut short")
 )
 
-// lines reads a file line by line. What next returns holds until the call after it.
+// lines reads a file line by line. What Next returns holds until the call after it.
 type lines struct {
 	in   *bufio.Reader
 	long []byte // of a line that does not fit the reader's buffer
-	n    uint64 // number of the line, from 1
 	end  error  // why reading ended, io.EOF at the end
 }
 
-// next returns the next line without its newline. The error errLong, or errCut, refuses a line; the
-// line is a beginning of it then. Any other error is the end: io.EOF, or that of reading.
-func (l *lines) next() ([]byte, error) {
+// Next returns the next line without its newline, or a beginning of it with errLong or errCut.
+func (l *lines) Next() ([]byte, error) {
 	if l.end != nil {
 		return nil, l.end
 	}
-	l.n++
 	b, err := l.in.ReadSlice('\n')
 	if err == nil {
 		return b[:len(b)-1], nil
@@ -57,7 +56,6 @@ func (l *lines) next() ([]byte, error) {
 	l.end = err
 	switch {
 	case len(b) == 0:
-		l.n--
 		return nil, err
 	case errors.Is(err, io.EOF):
 		return b, nil // a last line without a newline is whole as far as anybody can tell

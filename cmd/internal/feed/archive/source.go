@@ -26,6 +26,8 @@ type source struct {
 	pipe   *plain   // of what cannot be opened a second time, else nil
 	file   *os.File // under pipe; may be nil
 
+	modified event.Time // when the file was last written
+
 	report SourceReport
 	bytes  atomic.Int64 // read of the file as it is; read by the merging goroutine
 
@@ -101,7 +103,7 @@ func (s *source) open(ctx context.Context) error {
 			defer context.AfterFunc(ctx, func() { s.file.Close() })() // ends a Read that waits
 			defer s.file.Close()
 		}
-		if s.format.lines == nil {
+		if s.format.parser == nil {
 			return s.capture(ctx, s.pipe)
 		}
 		return s.parse(s.pipe)
@@ -112,7 +114,7 @@ func (s *source) open(ctx context.Context) error {
 	}
 	defer f.Close()
 	in := &counted{r: f, n: &s.bytes}
-	if s.format.lines == nil {
+	if s.format.parser == nil {
 		return s.capture(ctx, in)
 	}
 	p, err := decompress(in)
@@ -123,20 +125,22 @@ func (s *source) open(ctx context.Context) error {
 	return s.parse(p)
 }
 
-// parse reads a file of lines.
+// parse reads a file of lines or messages.
 func (s *source) parse(in *plain) error {
-	parser := s.format.lines()
-	l := lines{in: in.Reader}
+	parser := s.format.parser(s.modified)
+	from := s.format.split(in.Reader)
 	for {
-		line, err := l.next()
-		s.lines, s.text = l.n, line
+		line, err := from.Next()
+		s.lines, s.text = s.lines+1, line
+		var skip feed.Skip
 		switch {
 		case err == nil:
 			err = parser.Line(line, s)
-		case errors.Is(err, errLong), errors.Is(err, errCut):
+		case errors.As(err, &skip):
 		default:
+			s.lines--
 			parser.Flush(s)
-			s.report.Lines = l.n
+			s.report.Lines = s.lines
 			if limited, ok := parser.(feed.Limited); ok {
 				s.report.Limits = limited.Limits()
 			}
@@ -146,15 +150,13 @@ func (s *source) parse(in *plain) error {
 			if errors.Is(err, io.ErrUnexpectedEOF) {
 				err = errTruncated
 			}
-			return fmt.Errorf("after line %d: %w", l.n, err)
+			return fmt.Errorf("after %d: %w", s.lines, err)
 		}
 		if err != nil {
-			s.report.refuse(err.Error(), 1, l.n, line)
+			s.report.refuse(err.Error(), 1, s.lines, line)
 		}
-		if s.run.full() || l.n%linesPerRun == 0 {
-			if !s.send() {
-				return errGone
-			}
+		if (s.run.full() || s.lines%linesPerRun == 0) && !s.send() {
+			return errGone
 		}
 	}
 }

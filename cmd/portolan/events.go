@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"portolan/cmd/internal/config"
 	"portolan/sensor"
 	"portolan/sensor/event"
 )
@@ -17,7 +18,8 @@ func eventsCommand() *command {
 		usage: []string{"portolan events [--story] FILE..."},
 		about: `Prints each lookup and each connection of capture files as a line of JSON, in the order of
 the frames, and for each file a last line with k=file, whose reasons add up to the frames.
-Files are pcap or pcapng, plain or in gzip or zstd; - stands for standard input.`,
+Files are pcap or pcapng, plain or in gzip or zstd; - stands for standard input. Records of
+Zeek, Suricata, dnstap, dnsmasq and PowerDNS are printed alike, in the order of time.`,
 		example: []string{"portolan events testdata/pcap/half-swap.pcap | head -3"},
 		declare: func(o *options) action {
 			story := false
@@ -44,8 +46,19 @@ func (p *program) events(ctx context.Context, paths []string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	out := &lineWriter{Writer: bufio.NewWriterSize(p.stdout, 1<<16), failed: cancel}
+	cfg := config.Default()
 	var failed error
 	for _, path := range paths {
+		if p.holdRecords([]string{path}) {
+			err := p.recordEvents(ctx, path, &cfg, out)
+			if ferr := out.Flush(); ferr != nil {
+				return fmt.Errorf("write events: %w", ferr)
+			}
+			if err != nil {
+				return err
+			}
+			continue
+		}
 		w := newEventWriter(out, captureName(path))
 		stats, err := p.readCapture(ctx, path, sensor.DefaultReplayConfig(), w)
 		if stats.Frames > 0 || err == nil {

@@ -21,12 +21,14 @@ import (
 func replayCommand() *command {
 	return &command{
 		name:  "replay",
-		brief: "looks for hits in capture files",
+		brief: "looks for hits in capture files and other programs' records",
 		usage: []string{"portolan replay [--json] [--nats URL] [--cores N] FILE..."},
 		about: `Runs capture files through the same engine as a mirror port, in packet time, and prints each
 hit once, as it is when nothing can change it any more. Files are pcap or pcapng, plain or
 in gzip or zstd; - stands for standard input. Several files are read as one traffic, in the
-order given. Summary and progress go to stderr. Hits do not change the exit status, and the
+order given. Records of other programs are read as well, alone, in folders and beside captures,
+then all in the order of time: dns.log and conn.log of Zeek, Suricata's EVE, dnstap, dnsmasq with
+log-queries=extra, PowerDNS protobuf; what they cannot tell is in the coverage of each hit. Summary and progress go to stderr. Hits do not change the exit status, and the
 number of cores does not change the hits.`,
 		example: []string{"portolan replay testdata/pcap/half-swap.pcap", "portolan replay --json testdata/pcap/mul-add.pcap"},
 		declare: func(o *options) action {
@@ -87,6 +89,9 @@ func (p *program) replay(ctx context.Context, cfg *config.Config, paths []string
 		r.publish = func(m *bus.Message) error { return b.PublishWait(ctx, m) }
 		defer func() { err = errors.Join(err, b.Close()) }()
 	}
+	if p.holdRecords(paths) {
+		return p.replayRecords(ctx, r, paths, o.progress)
+	}
 	var failed error
 	for i, path := range paths {
 		if i > 0 && r.isEarlier(ctx, path) {
@@ -144,6 +149,7 @@ type replayer struct {
 	correlator *correlate.Correlator
 	allow      *allowRules
 	device     string     // base name of the file
+	gaps       []string   // of an archive: what its records do not tell; else nil
 	begin      event.Time // of this traffic; valid once clock moved
 	clock      event.Time // latest stamp
 	next       event.Time // when to advance the correlator
@@ -171,6 +177,9 @@ func (r *replayer) settle() error {
 	}
 	c := r.correlator.Stats()
 	v := assess(&r.summary.stats, &c, lostMessages{})
+	if r.summary.archive != nil {
+		v = assessRecords(r.gaps, &c)
+	}
 	r.summary.allowed = r.allow.result()
 	if err := r.summary.write(r.log, &c, &v); err != nil {
 		return fmt.Errorf("write summary: %w", err)
@@ -254,6 +263,9 @@ func (r *replayer) take() {
 		}
 		stats, traffic := sensor.Stats{Counters: r.asOf}, r.correlator.Stats()
 		v := assess(&stats, &traffic, lostMessages{})
+		if r.gaps != nil {
+			v = assessRecords(r.gaps, &traffic)
+		}
 		c := v.context(r.cfg.Sensor, r.device)
 		c.Sequence = r.sequence + 1
 		expected := expectedFalse(&r.cfg.Correlate, &traffic, r.clock.Sub(r.begin))

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"portolan/cmd/internal/feed/archive"
 	"portolan/correlate"
 	"portolan/sensor"
 	"portolan/sensor/decode"
@@ -16,7 +17,9 @@ import (
 type summary struct {
 	stats sensor.Stats // of all its files, or of all rings
 	names []string     // files or devices
-	hits  [correlate.Alert + 1]uint64
+
+	archive *archive.Report // of records; else nil
+	hits    [correlate.Alert + 1]uint64
 
 	allowed allowed // hits that allow rules kept back; not among hits
 }
@@ -57,7 +60,11 @@ func (s *summary) write(w io.Writer, c *correlate.Stats, v *coverage) error {
 		}
 	}
 	t := &s.stats
-	fmt.Fprintf(&b, "%s: %s, %s", s.title(), count(t.Frames, "frame", "frames"), bytesText(int64(t.Bytes)))
+	if s.archive != nil {
+		fmt.Fprintf(&b, "%s: %s", s.title(), archiveHead(s.archive))
+	} else {
+		fmt.Fprintf(&b, "%s: %s, %s", s.title(), count(t.Frames, "frame", "frames"), bytesText(int64(t.Bytes)))
+	}
 	if t.Frames > 0 {
 		fmt.Fprintf(&b, ", from %s UTC on for %s", t.First.UTC().Format("2006-01-02 15:04:05"), lagText(t.Last.Sub(t.First)))
 	}

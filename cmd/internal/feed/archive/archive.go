@@ -227,6 +227,15 @@ func (a *Archive) Formats() []string {
 	return all
 }
 
+// Limits returns what the sources together cannot tell, as far as their beginnings show.
+func (a *Archive) Limits() feed.Limits {
+	all := make([]SourceReport, 0, len(a.sources))
+	for _, s := range a.sources {
+		all = append(all, s.report)
+	}
+	return limitsOf(all)
+}
+
 // Begin returns when the first of the files begins; false when none of them begins with an event.
 func (a *Archive) Begin() (event.Time, bool) {
 	for _, s := range a.sources {

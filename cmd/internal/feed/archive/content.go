@@ -33,7 +33,7 @@ type format struct {
 func formats() []format {
 	text := func(in *bufio.Reader) feed.Splitter { return &lines{in: in} }
 	return []format{
-		{name: "capture", recognise: isCapture},
+		{name: Capture, recognise: isCapture},
 		{name: "dnstap", recognise: dnstap.Recognise,
 			split:  func(in *bufio.Reader) feed.Splitter { return dnstap.NewFrames(in, nil) },
 			parser: func(event.Time) feed.Parser { return dnstap.New() }},
@@ -127,3 +127,24 @@ func (p *plain) head() ([]byte, error) {
 	}
 	return head, err
 }
+
+// Recognise returns the name of the format of what a file begins with, compressed or not:
+// "capture", "zeek" and so on; "" when it is of none.
+func Recognise(r io.Reader) string {
+	p, err := decompress(r)
+	if err != nil {
+		return ""
+	}
+	defer p.close()
+	head, err := p.head()
+	if err != nil {
+		return ""
+	}
+	if f := recognise(head); f != nil {
+		return f.name
+	}
+	return ""
+}
+
+// Capture is the format of captures, as Recognise names it.
+const Capture = "capture"

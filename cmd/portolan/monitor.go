@@ -10,6 +10,7 @@ import (
 
 	"portolan/bpffilter"
 	"portolan/cmd/internal/bus"
+	"portolan/cmd/internal/feed/dnstap"
 	"portolan/correlate"
 	"portolan/sensor"
 	"portolan/sensor/decode"
@@ -31,7 +32,8 @@ type monitor struct {
 	sensors []*sensor.Sensor
 	to      io.Writer // for the coverage line
 	log     *slog.Logger
-	known   *learned // saved now and then; may be nil
+	known   *learned       // saved now and then; may be nil
+	tap     *dnstap.Server // may be nil
 
 	start     time.Time
 	printed   bool
@@ -113,9 +115,13 @@ func (m *monitor) coverageLine(s *snapshot, v *coverage, span time.Duration) str
 		}
 	}
 	lost := v.loss.NIC + v.loss.Ring
-	return fmt.Sprintf("coverage: %s  %s, %s, %s, %s, DNS %s, TCP %s, %.3g DNS answers/s, %d of %d frames lost",
+	tap := ""
+	if m.tap != nil {
+		tap = ", " + tapText(m.tap.Stats())
+	}
+	return fmt.Sprintf("coverage: %s  %s, %s, %s, %s, DNS %s, TCP %s, %.3g DNS answers/s, %d of %d frames lost%s",
 		v.text(), m.line.device, m.filterText(s), count(len(s.stats.Rings), "ring", "rings"), zoneText,
-		v.directions.DNS, v.directions.TCP, rate, lost, s.stats.Frames+lost)
+		v.directions.DNS, v.directions.TCP, rate, lost, s.stats.Frames+lost, tap)
 }
 
 // filterText says what filters in the kernel, and how much it keeps away if that is known.
@@ -201,6 +207,9 @@ func (m *monitor) finish() error {
 	sum := summary{stats: s.stats, names: []string{m.line.device}, hits: s.correlate.Final, allowed: m.line.allow.result()}
 	for level, n := range sum.allowed.hits {
 		sum.hits[level] -= n
+	}
+	if m.tap != nil {
+		fmt.Fprintln(m.to, tapText(m.tap.Stats()))
 	}
 	return sum.write(m.to, &s.correlate, &v)
 }

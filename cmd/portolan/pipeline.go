@@ -30,6 +30,8 @@ type pipeline struct {
 
 	observations *fleet.Publisher // nil unless they are published too
 
+	beside func(ctx context.Context) error // takes in what does not come from a device, until ctx ends; may be nil
+
 	queue   chan correlate.Hit
 	lost    atomic.Uint64               // hits that did not fit the queue, or could not be encoded
 	context atomic.Pointer[bus.Context] // what messages say of the sensor; replaced each second
@@ -78,6 +80,13 @@ func (l *pipeline) run(ctx context.Context, sensors []*sensor.Sensor, report fun
 		capturing.Go(func() {
 			if err := s.Run(running, l.newSink); err != nil {
 				cancel(err) // one sensor that fails ends the others
+			}
+		})
+	}
+	if l.beside != nil {
+		capturing.Go(func() {
+			if err := l.beside(running); err != nil {
+				cancel(err)
 			}
 		})
 	}
@@ -260,7 +269,7 @@ func (l *pipeline) lostMessages() lostMessages {
 func deviceNames(cfg *config.Config) string {
 	switch n := len(cfg.Device); n {
 	case 0:
-		return ""
+		return "dnstap"
 	case 1:
 		return cfg.Device[0]
 	default:

@@ -20,10 +20,11 @@ func runCommand() *command {
 	return &command{
 		name:  "run",
 		brief: "looks for hits on a mirror port and publishes them",
-		usage: []string{"portolan run -i DEVICE [--nats URL] [--json] [FLAGS]"},
+		usage: []string{"portolan run -i DEVICE [--dnstap ADDRESS] [--nats URL] [--json] [FLAGS]"},
 		about: `Captures on a device that a SPAN port or a TAP feeds, prints each hit, and publishes it to NATS:
 to the server that --nats names, else to one inside the process, which "portolan watch" on
-this host finds by itself. Within 10 s it prints on stderr what can be seen here. Capturing
+this host finds by itself. DNS servers can tell by dnstap of lookups that the mirror does not show;
+without a device their lookups alone are taken in, and published with --observations. Within 10 s it prints on stderr what can be seen here. Capturing
 needs root or CAP_NET_RAW. SIGINT and SIGTERM end it cleanly.`,
 		example: []string{"sudo portolan run -i eth1 --sensor hq-egress"},
 		declare: func(o *options) action {
@@ -36,6 +37,7 @@ needs root or CAP_NET_RAW. SIGINT and SIGTERM end it cleanly.`,
 			})
 			o.describe("observations", "", config.Find("observations.publish").Help, "")
 			o.settings("device", "sensor", "rings", "cpus", "block_timeout", "ignore_outgoing", "prefilter", "mirror_port", "vxlan_ports",
+				"dnstap.listen", "dnstap.tolerance",
 				"nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.domain", "nats.listen", "state_dir", "spool",
 				"alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
 				"answers_per_client", "pending_per_client", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses",
@@ -48,7 +50,7 @@ needs root or CAP_NET_RAW. SIGINT and SIGTERM end it cleanly.`,
 				if err != nil {
 					return err
 				}
-				if len(cfg.Device) == 0 {
+				if len(cfg.Device) == 0 && cfg.Dnstap.Listen == "" {
 					return &usageError{text: "run: no device to capture on", hint: "name it with -i; ip link lists them"}
 				}
 				show := newPrinter(bufio.NewWriter(p.stdout), asJSON, quiet, p.useColor(p.stdout))
@@ -78,6 +80,10 @@ func (p *program) live(ctx context.Context, cfg *config.Config, show *printer) (
 	if line.observations, err = openObservations(cfg, b, log); err != nil {
 		return err
 	}
+	tap, err := line.openDnstap(log)
+	if err != nil {
+		return err
+	}
 	log.Info("capturing", "device", strings.Join(cfg.Device, ","), "filter", inForce(sensors), "sensor", cfg.Sensor, "nats", b.URL(), "state", cfg.StateDir)
 
 	known, err := openLearned(cfg, line.baseline, log)
@@ -85,7 +91,7 @@ func (p *program) live(ctx context.Context, cfg *config.Config, show *printer) (
 		return err
 	}
 	watch := newMonitor(line, sensors, p.stderr, log)
-	watch.known = known
+	watch.known, watch.tap = known, tap
 	var printing sync.WaitGroup
 	printing.Go(show.run)
 	err = line.run(ctx, sensors, watch.look)

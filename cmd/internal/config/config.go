@@ -29,6 +29,7 @@ type Config struct {
 	MirrorPorts []string
 	Capture     sensor.Config // for each device; Device, Point, MirrorPort and Logger are left to the caller
 	NATS        NATS
+	Dnstap      Dnstap
 	StateDir    string // the spool, the embedded server's streams, what was learned
 	Spool       int64  // bytes of disk for what waits for NATS
 	Limit       Limit
@@ -48,6 +49,12 @@ type Observations struct {
 	Partitions int  // into how many parts the fleet shares out its clients
 	FleetZone  int  // number of the address space that this sensor sees, in the whole fleet; 16 bits
 	Untag      bool // leave VLAN, VNI and ERSPAN out
+}
+
+// Dnstap says where DNS servers tell of the lookups that they answer.
+type Dnstap struct {
+	Listen    string        // unix:PATH or tcp:HOST:PORT; empty: nowhere
+	Tolerance time.Duration // how far their clocks may differ from ours
 }
 
 // NATS says how to reach a server. An empty URL means the one inside the process.
@@ -78,6 +85,7 @@ func Default() Config {
 	return Config{
 		Sensor:    defaultSensor(),
 		Capture:   sensor.DefaultConfig(),
+		Dnstap:    Dnstap{Tolerance: 100 * time.Millisecond},
 		NATS:      NATS{Listen: "127.0.0.1:4222"},
 		StateDir:  defaultStateDir(os.Geteuid(), os.Getenv),
 		Spool:     512 << 20,

@@ -29,6 +29,11 @@ type Config struct {
 	// Memory bounds the events that are held back for that, in bytes, from 1 MiB up. Beyond it
 	// the oldest are handed on early.
 	Memory int64
+	// Tolerance is how far the clocks of sources may differ, up to a minute. Lookups from another clock than the packets'
+	// (dnstap, dnsmasq, PowerDNS) are taken to be so much earlier when connections come from
+	// elsewhere, so that none comes after a connection that it led to; and what two kinds of
+	// source tell alike within this time is one event.
+	Tolerance time.Duration
 	// Decode bounds what the decoder of each capture file remembers.
 	Decode decode.Config
 	// Stdin is what the path Stdin stands for.
@@ -39,13 +44,16 @@ type Config struct {
 
 // DefaultConfig returns bounds that suit a day of a site with some thousand hosts.
 func DefaultConfig() Config {
-	return Config{Disorder: 15 * time.Minute, Memory: 512 << 20, Decode: decode.DefaultConfig()}
+	return Config{Disorder: 15 * time.Minute, Memory: 512 << 20, Tolerance: 100 * time.Millisecond, Decode: decode.DefaultConfig()}
 }
 
 // Validate returns an error that names a field out of bounds, and its value.
 func (c *Config) Validate() error {
 	if c.Disorder < 0 || c.Disorder > 24*time.Hour {
 		return fmt.Errorf("archive: Disorder is %v, want 0 to 24h", c.Disorder)
+	}
+	if c.Tolerance < 0 || c.Tolerance > time.Minute {
+		return fmt.Errorf("archive: Tolerance is %v, want 0 to 1m", c.Tolerance)
 	}
 	if c.Memory < 1<<20 {
 		return fmt.Errorf("archive: Memory is %d, want at least 1048576", c.Memory)
@@ -67,6 +75,7 @@ type Archive struct {
 	sources []*source
 	unknown []SourceReport
 	size    int64
+	twins   *twins // nil when the sources are of one kind
 }
 
 // Stdin is the path that stands for standard input.
@@ -132,8 +141,13 @@ func Open(paths []string, cfg Config) (*Archive, error) {
 		}
 		return strings.Compare(x.path, y.path)
 	})
+	a.twins = newTwins(a.sources, cfg.Tolerance)
 	for i, s := range a.sources {
 		s.index = i
+		s.foreign = s.report.Limits&feed.ForeignClock != 0
+		if s.foreign && a.twins != nil {
+			s.shift = event.Time(cfg.Tolerance)
+		}
 	}
 	return a, nil
 }
@@ -157,75 +171,62 @@ func (a *Archive) add(path string, named bool) error {
 var ErrFormat = errors.New("neither a capture nor records of a known format")
 
 // look recognises a file and finds out when it begins.
-func look(path string, cfg *Config) (s *source, err error) {
-	s = &source{path: path, cfg: cfg, report: SourceReport{Path: path}, modified: event.TimeOf(time.Now())}
-	f, regular := cfg.Stdin, false
+func look(path string, cfg *Config) (*source, error) {
+	s := &source{path: path, cfg: cfg, report: SourceReport{Path: path}, modified: event.TimeOf(time.Now())}
+	in, file, regular := cfg.Stdin, (*os.File)(nil), false
 	if path != Stdin {
-		file, err := os.Open(path)
-		if err != nil {
+		var err error
+		if file, err = os.Open(path); err != nil {
 			return nil, err
 		}
-		defer func() {
-			if err != nil || s.pipe == nil {
-				file.Close()
-			}
-		}()
-		f = file
+		in = file
 		if info, err := file.Stat(); err == nil && info.Mode().IsRegular() {
 			regular, s.report.size, s.modified = true, info.Size(), event.TimeOf(info.ModTime())
 		}
 	}
-	p, err := decompress(&counted{r: f, n: &s.bytes})
+	p, err := s.recognise(in, regular)
+	if err == nil && !regular {
+		s.pipe, s.file = p, file // what was read of it cannot be read again
+		return s, nil
+	}
+	if p != nil {
+		p.close()
+	}
+	if file != nil {
+		file.Close()
+	}
+	s.bytes.Store(0)
+	return s, err
+}
+
+// recognise finds out the format of what in holds, and when that begins. It returns what is
+// to be closed, on errors, too.
+func (s *source) recognise(in io.Reader, regular bool) (*plain, error) {
+	p, err := decompress(&counted{r: in, n: &s.bytes})
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil || s.pipe == nil {
-			p.close()
-		}
-	}()
 	head, err := p.head()
 	if err != nil {
-		return nil, err
+		return p, err
 	}
 	if s.format = recognise(head); s.format == nil {
-		return nil, ErrFormat
+		return p, ErrFormat
 	}
 	s.report.Format = s.format.name
-	if !regular {
-		s.pipe = p // what was read of it cannot be read again
-		if file, ok := f.(*os.File); ok {
-			s.file = file
-		}
-	}
 	b := beginning{at: math.MaxInt64}
 	if s.format.parser != nil {
 		b.lines(head, s.format, s.modified)
 		s.report.Limits = b.limits
 	} else if regular {
-		b.capture(path, cfg)
-	}
-	if regular {
-		s.bytes.Store(0)
+		b.capture(s.path, s.cfg)
 	}
 	s.begin, s.any = b.at, b.events > 0
-	return s, nil
+	return p, nil
 }
 
 // Files returns how many files there are to read.
 func (a *Archive) Files() int { return len(a.sources) }
-
-// Formats returns the formats that were recognised, each once.
-func (a *Archive) Formats() []string {
-	var all []string
-	for _, s := range a.sources {
-		if !slices.Contains(all, s.format.name) {
-			all = append(all, s.format.name)
-		}
-	}
-	slices.Sort(all)
-	return all
-}
 
 // Limits returns what the sources together cannot tell, as far as their beginnings show.
 func (a *Archive) Limits() feed.Limits {
@@ -236,16 +237,6 @@ func (a *Archive) Limits() feed.Limits {
 	return limitsOf(all)
 }
 
-// Begin returns when the first of the files begins; false when none of them begins with an event.
-func (a *Archive) Begin() (event.Time, bool) {
-	for _, s := range a.sources {
-		if s.any {
-			return s.begin, true
-		}
-	}
-	return 0, false
-}
-
 // Report says what became of an archive.
 type Report struct {
 	Sources []SourceReport // in the order in which they begin; those not recognised last
@@ -254,6 +245,7 @@ type Report struct {
 	Lookups, Connections, Records uint64
 	Late                          uint64     // handed on out of order: further from their place than Config.Disorder
 	Early                         uint64     // handed on before their wait was over, as Config.Memory was used up
+	Twins                         uint64     // not handed on, as another kind of source had told the same
 	First, Last                   event.Time // of the events handed on; 0 when there was none
 }
 
@@ -453,10 +445,19 @@ func (m *merge) emit(r *run) {
 		m.to.Record(&r.records[^e.i])
 		return
 	}
+	from := m.sources[r.source]
 	if l, c := r.events.At(int(e.i)); l != nil {
+		if m.twins != nil && m.twins.lookup(l, from.format, !from.foreign) {
+			m.report.Twins++
+			return
+		}
 		m.report.Lookups++
 		m.to.Lookup(l)
 	} else {
+		if m.twins != nil && m.twins.connection(c, from.format) {
+			m.report.Twins++
+			return
+		}
 		m.report.Connections++
 		m.to.Connection(c)
 	}

@@ -26,6 +26,8 @@ type source struct {
 	pipe   *plain   // of what cannot be opened a second time, else nil
 	file   *os.File // under pipe; may be nil
 
+	foreign  bool       // its times are not the packets'
+	shift    event.Time // what lookups are earlier by
 	modified event.Time // when the file was last written
 
 	report SourceReport
@@ -209,6 +211,7 @@ func (c *captured) handOn() {
 // Lookup takes a lookup of the line at hand.
 func (s *source) Lookup(l *event.Lookup) {
 	s.report.Lookups++
+	l.Time -= s.shift
 	if s.admit(l.Time) {
 		s.run.Lookup(l)
 	} else {

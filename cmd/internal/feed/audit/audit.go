@@ -3,8 +3,9 @@
 // out. From the records of one event it makes a connect with the process that made it.
 //
 // What the records leave out is left out here: the source address and port, the start of the
-// process, its container, and whether a connect that succeeded at once was of a TCP or a UDP
-// socket (the C library connects UDP sockets to sort addresses, too, which sends nothing).
+// process and its container. Whether a connect that succeeded at once was of a TCP or a UDP socket
+// only a rule that records socket(2), too, tells; without it feed.GuessProto does. The C library
+// also connects UDP sockets to sort addresses, which sends nothing and looks the same.
 package audit
 
 import (
@@ -33,16 +34,15 @@ const (
 
 // Bounds of what a parser keeps. Together they hold less than 8 MiB.
 const (
-	maxOpen  = 64               // events whose records are still coming in
-	maxTitle = 4 << 10          // bytes of a title; the kernel cuts at 128
-	maxArgs  = 16 << 10         // bytes of the arguments of one execve
-	maxArgc  = 256              // arguments of one execve
-	maxExecs = 2 << 20          // bytes of what programs were started with, twice over
-	maxSent  = 8192             // sockets that datagrams left from, twice over
-	maxLine  = 1 << 20          // bytes of one line
-	openFor  = 2 * time.Second  // after which an event ends without EOE
-	silence  = 60 * time.Second // after which a datagram is a first one again
-	latest   = 9223372035       // seconds that an event.Time holds
+	maxOpen    = 64              // events whose records are still coming in
+	maxTitle   = 4 << 10         // bytes of a title; the kernel cuts at 128
+	maxArgs    = 16 << 10        // bytes of the arguments of one execve
+	maxArgc    = 256             // arguments of one execve
+	maxExecs   = 2 << 20         // bytes of what programs were started with, twice over
+	maxSockets = 16384           // sockets whose protocol is known, twice over
+	maxLine    = 1 << 20         // bytes of one line
+	openFor    = 2 * time.Second // after which an event ends without EOE
+	latest     = 9223372035      // seconds that an event.Time holds
 )
 
 // Reasons why a line is refused.
@@ -60,9 +60,10 @@ type Parser struct {
 	open    []*group
 	idle    []*group
 	strings feed.Strings
-	execs   memory[execKey, exec]
-	sent    memory[sentKey, event.Time]
-	titles  memory[string, []string]
+	execs   feed.Memory[execKey, exec]
+	sockets feed.Memory[socketKey, event.Proto]
+	sent    feed.Datagrams
+	titles  feed.Memory[string, []string]
 	scratch []byte
 	out     output
 }
@@ -71,10 +72,10 @@ type Parser struct {
 // which address a host's connections come from, as audit records do not.
 func New(origin feed.Origin) *Parser {
 	return &Parser{
-		origin: origin,
-		execs:  memory[execKey, exec]{limit: maxExecs},
-		sent:   memory[sentKey, event.Time]{limit: maxSent},
-		titles: memory[string, []string]{limit: maxExecs},
+		origin:  origin,
+		execs:   feed.Memory[execKey, exec]{Limit: maxExecs},
+		sockets: feed.Memory[socketKey, event.Proto]{Limit: maxSockets},
+		titles:  feed.Memory[string, []string]{Limit: maxExecs},
 	}
 }
 

@@ -2,7 +2,6 @@ package audit
 
 import (
 	"bytes"
-	"net/netip"
 
 	"portolan/cmd/internal/feed"
 	"portolan/correlate/attribute"
@@ -12,7 +11,9 @@ import (
 const (
 	fastOpenFlag = 0x20000000 // MSG_FASTOPEN
 	unset        = 1<<32 - 1  // a login uid that was never set
-	dnsPort      = 53
+
+	afInet, afInet6       = 2, 10
+	sockStream, sockDgram = 1, 2
 )
 
 // begin opens an event with its SYSCALL or URINGOP record, unless it does not matter.
@@ -70,6 +71,10 @@ func (p *Parser) begin(kind uint64, node string, t event.Time, serial uint64, bo
 	}
 	switch g.call {
 	case other:
+		p.idle = append(p.idle, g)
+		return nil
+	case socket:
+		p.opened(g, a[0], a[1])
 		p.idle = append(p.idle, g)
 		return nil
 	case sendto, sendmmsg:
@@ -182,22 +187,7 @@ func (p *Parser) finish(g *group, to feed.Sink) bool {
 	}
 	r.Process.Args, r.Process.Dir = p.arguments(g)
 	feed.SetID(r, g.serial)
-	to.Record(r)
-	if !g.addr.IsValid() || remote.Addr().IsLoopback() || remote.Addr().IsUnspecified() || !onWire(r.Result, r.Errno) {
-		return true
-	}
-	c := &p.out.connection
-	*c = event.Connection{Time: g.time, Src: netip.AddrPortFrom(g.addr, 0), Dst: remote, Proto: r.Proto}
-	if c.Proto == 0 {
-		// Most connects that succeed at once are TCP; those to port 53 are resolvers', on UDP.
-		if c.Proto = event.TCP; remote.Port() == dnsPort {
-			c.Proto = event.UDP
-		}
-	}
-	if c.Proto == event.UDP {
-		c.Start = event.Datagram
-	}
-	to.Connection(c)
+	feed.Hand(r, g.addr, &p.out.connection, to)
 	return true
 }
 
@@ -209,8 +199,13 @@ func (p *Parser) outcome(g *group, r *attribute.Record) bool {
 	if g.call == connect || g.fastOpen {
 		var begun bool
 		r.Result, begun = Outcome(r.Errno)
-		if g.fastOpen || r.Result == attribute.InProgress || r.Result == attribute.Refused || r.Result == attribute.TimedOut {
+		switch known, ok := p.sockets.Get(socketKey{g.node, g.pid, g.fd}); {
+		case g.fastOpen, r.Result == attribute.InProgress, r.Result == attribute.Refused, r.Result == attribute.TimedOut:
 			r.Proto = event.TCP // a datagram socket's connect never waits and is never refused
+		case ok:
+			r.Proto = known
+		default:
+			r.Proto = feed.GuessProto(r.Remote)
 		}
 		return begun
 	}
@@ -220,16 +215,26 @@ func (p *Parser) outcome(g *group, r *attribute.Record) bool {
 		return true
 	}
 	r.Result = attribute.Sent
-	key := sentKey{g.node, g.pid, g.fd, r.Remote}
-	last, known := p.sent.get(key)
-	p.sent.put(key, g.time, 1)
-	return !known || g.time.Sub(last) > silence || g.time < last
+	return p.sent.First(feed.Datagram{Host: g.node, PID: g.pid, FD: g.fd, Remote: r.Remote}, g.time)
 }
 
-// sentKey is a socket and whom it sent a datagram.
-type sentKey struct {
-	node   string
-	pid    uint32
-	fd     uint64
-	remote netip.AddrPort
+// socketKey is a socket as system calls name it.
+type socketKey struct {
+	node string
+	pid  uint32
+	fd   uint64
+}
+
+// opened remembers the protocol of a socket from the call that made it.
+func (p *Parser) opened(g *group, family, kind uint64) {
+	const typeMask = 15 // the rest are flags (SOCK_NONBLOCK, SOCK_CLOEXEC)
+	if g.exit < 0 || family != afInet && family != afInet6 {
+		return
+	}
+	switch kind & typeMask {
+	case sockStream:
+		p.sockets.Put(socketKey{g.node, g.pid, uint64(g.exit)}, event.TCP, 1)
+	case sockDgram:
+		p.sockets.Put(socketKey{g.node, g.pid, uint64(g.exit)}, event.UDP, 1)
+	}
 }

@@ -4,30 +4,6 @@ import (
 	"bytes"
 )
 
-// memory is a map bounded in what its entries weigh: when the younger half is full, the older
-// half is forgotten. The zero value forgets at once; limit is the weight of either half.
-type memory[K comparable, V any] struct {
-	limit      int
-	weight     int
-	young, old map[K]V
-}
-
-func (m *memory[K, V]) get(k K) (V, bool) {
-	if v, ok := m.young[k]; ok {
-		return v, true
-	}
-	v, ok := m.old[k]
-	return v, ok
-}
-
-func (m *memory[K, V]) put(k K, v V, weight int) {
-	if m.young == nil || m.weight+weight > m.limit {
-		m.old, m.young, m.weight = m.young, map[K]V{}, 0
-	}
-	m.young[k] = v
-	m.weight += weight
-}
-
 // execKey is a process of a host, as long as its pid is not used again.
 type execKey struct {
 	node string
@@ -46,7 +22,7 @@ func (p *Parser) started(g *group) {
 		return
 	}
 	const overhead = 128 // bytes of an entry besides its strings, about
-	p.execs.put(execKey{g.node, g.pid}, exec{g.exe, g.cwd, g.args}, overhead+g.argBytes+len(g.exe)+len(g.cwd))
+	p.execs.Put(execKey{g.node, g.pid}, exec{g.exe, g.cwd, g.args}, overhead+g.argBytes+len(g.exe)+len(g.cwd))
 }
 
 // arguments returns the command line and the directory of a connect's process. What its execve
@@ -54,7 +30,7 @@ func (p *Parser) started(g *group) {
 // kernel repeats the title from before an execve after it. A pid that is used again for another
 // executable does not inherit; one that forked without execve has its parent's title at least.
 func (p *Parser) arguments(g *group) (args []string, dir string) {
-	if e, ok := p.execs.get(execKey{g.node, g.pid}); ok && e.exe == g.exe {
+	if e, ok := p.execs.Get(execKey{g.node, g.pid}); ok && e.exe == g.exe {
 		if dir = g.cwd; dir == "" {
 			dir = e.dir
 		}
@@ -68,7 +44,7 @@ func (p *Parser) split(title []byte) []string {
 	if len(title) == 0 {
 		return nil
 	}
-	if args, ok := p.titles.get(string(title)); ok {
+	if args, ok := p.titles.Get(string(title)); ok {
 		return args
 	}
 	parts := bytes.SplitN(title, []byte{0}, maxArgc)
@@ -76,7 +52,7 @@ func (p *Parser) split(title []byte) []string {
 	for i, part := range parts {
 		args[i] = string(part)
 	}
-	p.titles.put(string(title), args, 128+2*len(title)+16*len(args))
+	p.titles.Put(string(title), args, 128+2*len(title)+16*len(args))
 	return args
 }
 

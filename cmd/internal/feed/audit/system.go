@@ -17,6 +17,7 @@ const (
 	sendmsg
 	sendmmsg
 	execve
+	socket
 )
 
 // callOf returns what a system call does. The arch is that of SYSCALL records: the ELF machine
@@ -36,6 +37,8 @@ func callOf(arch uint32, nr uint64) call {
 			return sendmmsg
 		case 59, 322, 1<<30 | 520, 1<<30 | 545:
 			return execve
+		case 41, 1<<30 | 41:
+			return socket
 		}
 	case 0xc00000b7, 0xc00000f3: // arm64 and riscv64 share the generic table
 		switch nr {
@@ -49,6 +52,8 @@ func callOf(arch uint32, nr uint64) call {
 			return sendmmsg
 		case 221, 281:
 			return execve
+		case 198:
+			return socket
 		}
 	case 0x40000003: // i386
 		switch nr {
@@ -62,6 +67,8 @@ func callOf(arch uint32, nr uint64) call {
 			return sendmmsg
 		case 11, 358:
 			return execve
+		case 359:
+			return socket
 		}
 	case 0x40000028: // arm
 		switch nr {
@@ -75,6 +82,8 @@ func callOf(arch uint32, nr uint64) call {
 			return sendmmsg
 		case 11, 387:
 			return execve
+		case 281:
+			return socket
 		}
 	}
 	return other
@@ -119,7 +128,6 @@ const (
 	eisconn      = 106
 	etimedout    = 110
 	econnrefused = 111
-	ehostunreach = 113
 	ealready     = 114
 	einprogress  = 115
 	erestartsys  = 512 // and the next three: a signal came, and the kernel calls again or returns EINTR
@@ -143,11 +151,6 @@ func Outcome(errno uint16) (result attribute.Result, begun bool) {
 		return "", false
 	}
 	return attribute.Failed, true
-}
-
-// onWire says whether a call with this outcome sent a packet, as far as it tells.
-func onWire(r attribute.Result, errno uint16) bool {
-	return r != attribute.Failed || errno == ehostunreach
 }
 
 // ParseSockaddr reads a socket address as SOCKADDR records hold it: the kernel's struct

@@ -89,6 +89,17 @@ func callOf(arch uint32, nr uint64) call {
 	return other
 }
 
+// Kind says whether a system call connects a socket or sends a datagram.
+func Kind(arch uint32, nr uint64) (connects, sends bool) {
+	switch callOf(arch, nr) {
+	case connect:
+		return true, false
+	case sendto, sendmsg, sendmmsg:
+		return false, true
+	}
+	return false, false
+}
+
 // socketcall returns what i386's multiplexer, system call 102, does by its first argument
 // (linux/net.h). Old C libraries know no other way.
 func socketcall(arch uint32, nr, a0 uint64) call {
@@ -158,8 +169,12 @@ func Outcome(errno uint16) (result attribute.Result, begun bool) {
 // architectures of callOf have. IPv4-mapped addresses come back as IPv4. It returns the invalid
 // AddrPort for other families and for what is too short.
 func ParseSockaddr(text []byte) netip.AddrPort {
-	var room [28]byte
-	b := unhex(room[:0], text[:min(len(text), 2*len(room))])
+	var room [28]byte // struct sockaddr_in6
+	return Sockaddr(unhex(room[:0], text[:min(len(text), 2*len(room))]))
+}
+
+// Sockaddr is ParseSockaddr for the bytes themselves.
+func Sockaddr(b []byte) netip.AddrPort {
 	if len(b) < 8 {
 		return netip.AddrPort{}
 	}

@@ -1,0 +1,194 @@
+// Package process reads what endpoint tools write of connections and of the processes behind
+// them: Tetragon, Falco and falcosidekick, Sysmon for Linux, Elastic's agents and whatever else
+// writes the Elastic Common Schema, osquery, laurel, and auditd by way of package audit. A line
+// is one message; what a shipper or a container runtime puts before it is passed over.
+package process
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	"portolan/cmd/internal/feed"
+	"portolan/cmd/internal/feed/audit"
+	"portolan/cmd/internal/feed/jsonline"
+	"portolan/correlate/attribute"
+	"portolan/sensor/event"
+)
+
+// Format is the form of a line.
+type Format uint8
+
+// The formats. Auto tells each line's by its content.
+const (
+	Auto Format = iota
+	Tetragon
+	Falco
+	Sysmon
+	ECS
+	Osquery
+	Laurel
+	Auditd
+	numFormats
+)
+
+var formatNames = [numFormats]string{"auto", "tetragon", "falco", "sysmon", "ecs", "osquery", "laurel", audit.Source}
+
+// String returns the format's name, which its records have as their source.
+func (f Format) String() string { return formatNames[f] }
+
+// ParseFormat returns the format with a name.
+func ParseFormat(name string) (Format, error) {
+	for f, n := range formatNames {
+		if n == name {
+			return Format(f), nil
+		}
+	}
+	return Auto, fmt.Errorf("format %q: want one of %s", name, strings.Join(formatNames[:], ", "))
+}
+
+// maxLine bounds a line in bytes.
+const maxLine = 1 << 20
+
+// Reasons why a line is refused.
+var (
+	errFormat = errors.New("the format is none that is known")
+	errLong   = errors.New("the line is longer than 1 MiB")
+	errUTF8   = errors.New("the text is not UTF-8")
+)
+
+// Parser makes records and connections of lines. It implements feed.Parser. A line that tells
+// of no connection and no lookup, as most do that these tools write, is no error; one that does
+// and cannot be used gives a *feed.Refusal.
+type Parser struct {
+	format  Format
+	origin  feed.Origin
+	audit   *audit.Parser
+	fields  fields
+	strings feed.Strings
+	sent    feed.Datagrams
+	args    []string
+	scratch []byte
+	record  attribute.Record
+	conn    event.Connection
+	lookup  event.Lookup
+}
+
+// New returns a Parser for lines of a format and an origin.
+func New(format Format, origin feed.Origin) *Parser {
+	return &Parser{format: format, origin: origin, audit: audit.New(origin)}
+}
+
+// Line takes one line.
+func (p *Parser) Line(line []byte, to feed.Sink) error {
+	if len(line) > maxLine {
+		return &feed.Refusal{Format: p.format.String(), Reason: errLong}
+	}
+	format := p.format
+	if format == Auto {
+		if format = Detect(line); format == Auto {
+			if len(bytes.TrimSpace(line)) == 0 {
+				return nil
+			}
+			return &feed.Refusal{Format: format.String(), Reason: errFormat}
+		}
+	}
+	if format == Auditd {
+		return p.audit.Line(line, to)
+	}
+	if err := p.take(format, line, to); err != nil {
+		return &feed.Refusal{Format: format.String(), Reason: err}
+	}
+	return nil
+}
+
+// Flush ends the audit events whose records are still coming in.
+func (p *Parser) Flush(to feed.Sink) { p.audit.Flush(to) }
+
+// take makes a record of a line of a format that is known.
+func (p *Parser) take(format Format, line []byte, to feed.Sink) error {
+	p.fields.reset()
+	object := objectOf(line)
+	if object == nil {
+		if format != Sysmon {
+			return errSyntax
+		}
+		if relevant, err := p.fields.sysmonXML(line); err != nil || !relevant {
+			return err
+		}
+		return p.sysmon(to)
+	}
+	var of func([]byte) slot
+	var make func(feed.Sink) error
+	switch format {
+	case Tetragon:
+		of, make = tetragonSlot, p.tetragon
+	case Falco:
+		of, make = falcoSlot, p.falco
+	case Sysmon:
+		of, make = sysmonSlot, p.sysmonJSON
+	case ECS:
+		of, make = ecsSlot, p.ecs
+	case Osquery:
+		of, make = osquerySlot, p.osquery
+	case Laurel:
+		of, make = laurelSlot, p.laurel
+	}
+	if err := p.fields.walk(object.Members(), of, 0); err != nil {
+		return err
+	}
+	return make(to)
+}
+
+// objectOf returns the JSON object of a line, without what stands before and after it; nil when there is none.
+func objectOf(line []byte) jsonline.Value {
+	start, end := bytes.IndexByte(line, '{'), bytes.LastIndexByte(line, '}')
+	if start < 0 || end < start {
+		return nil
+	}
+	if i := bytes.Index(line, []byte(eventTag)); i >= 0 && i < start {
+		return nil // braces in XML
+	}
+	return jsonline.Value(line[start : end+1])
+}
+
+// Detect returns a line's format by its content, Auto when it is none.
+func Detect(line []byte) Format {
+	object := objectOf(line)
+	if object == nil {
+		switch {
+		case bytes.Contains(line, []byte(eventTag)):
+			return Sysmon
+		case bytes.Contains(line, []byte("type=")) && bytes.Contains(line, []byte("audit(")):
+			return Auditd
+		}
+		return Auto
+	}
+	if bytes.Contains(line[:len(line)-len(object)], []byte("audit(")) || bytes.HasPrefix(line, []byte("type=")) {
+		return Auditd // SADDR={ of an enriched record
+	}
+	o := object.Members()
+	for key, _, ok := o.Next(); ok; key, _, ok = o.Next() {
+		switch string(key) {
+		case "process_kprobe", "process_lsm", "process_exec", "process_exit", "process_tracepoint", "process_uprobe",
+			"process_loader", "process_throttle", "rate_limit_info", "node_name":
+			return Tetragon
+		case "output_fields":
+			return Falco
+		case "Event", "EventID":
+			return Sysmon
+		case "@timestamp", "ecs":
+			if bytes.Contains(object, []byte(`"winlog":`)) &&
+				(bytes.Contains(object, []byte(`"DestinationIp":`)) || bytes.Contains(object, []byte(`"QueryName":`))) {
+				return Sysmon // Winlogbeat without the ingest pipeline that makes ECS of it
+			}
+			return ECS
+		case "columns", "hostIdentifier", "snapshot", "diffResults":
+			return Osquery
+		case "SYSCALL", "SOCKADDR", "PROCTITLE", "EXECVE":
+			return Laurel
+		}
+	}
+	return Auto
+}

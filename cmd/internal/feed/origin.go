@@ -8,15 +8,10 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"time"
 
 	"portolan/correlate/attribute"
 	"portolan/sensor/event"
 )
-
-// Ahead is how far before Origin.Now a record's time may lie. Endpoints' clocks differ, and the
-// joiner learns by how much; a day is no clock's error but a forged or broken record.
-const Ahead = 24 * time.Hour
 
 // maxToken bounds a host id in bytes.
 const maxToken = 64
@@ -25,7 +20,7 @@ const maxToken = 64
 var (
 	ErrForeignHost = errors.New("it speaks for another host")
 	ErrNoHost      = errors.New("it names no host")
-	ErrTime        = errors.New("its time is missing, before 1970 or more than a day ahead")
+	ErrTime        = errors.New("its time is missing, before 1970 or in the future")
 )
 
 // Origin says for which hosts lines may speak, and whom a line means that names no host. The
@@ -37,7 +32,7 @@ type Origin struct {
 	Addr   netip.Addr            // where that host's connections come from, when its source does not say; may be invalid
 	Addrs  map[string]netip.Addr // the same of other hosts, by the name that lines give; only read
 	Only   bool                  // refuse lines that name another host than Host
-	Now    func() event.Time     // for refusing times to come; nil when the time of reading means nothing
+	Now    func() event.Time     // for refusing times more than attribute.MaxAhead later; nil when the time of reading means nothing
 }
 
 // Resolve returns the id, the name and the address of the host that a line names, "" when it
@@ -59,7 +54,7 @@ func (o *Origin) Resolve(name string) (id, host string, addr netip.Addr, err err
 
 // InTime returns ErrTime unless t may be the time of a record.
 func (o *Origin) InTime(t event.Time) error {
-	if t <= 0 || o.Now != nil && t > o.Now().Add(Ahead) {
+	if t <= 0 || o.Now != nil && t > o.Now().Add(attribute.MaxAhead) {
 		return ErrTime
 	}
 	return nil

@@ -87,11 +87,6 @@ func (d duplicate) Error() string { return "the " + slotNames[d] + " is told twi
 
 var errSyntax = errors.New("the text is broken")
 
-const (
-	maxDepth = 8   // of objects that hold facts
-	maxPath  = 256 // bytes of the names that lead to one
-)
-
 // value is what a line holds of a fact. Kind is the first byte of the JSON value, '"' for text.
 type value struct {
 	b    []byte
@@ -101,71 +96,42 @@ type value struct {
 // fields are the facts of one line, which they alias.
 type fields struct {
 	v       [numSlots]value
-	path    []byte
 	scratch []byte // unescaped strings; no longer than the line
+
+	walker jsonline.Walker
+	of     func(path []byte) slot
+	next   slot // that the walk asked for
 }
 
 func (f *fields) reset() {
 	f.v = [numSlots]value{}
-	f.path, f.scratch = f.path[:0], f.scratch[:0]
+	f.scratch = f.scratch[:0]
 }
 
-// walk takes the facts of an object. Names of nested objects are joined by dots, so that nested
-// and dotted forms are one. Of says which slot a name has.
-func (f *fields) walk(o jsonline.Object, of func(path []byte) slot, depth int) error {
-	base := len(f.path)
-	defer func() { f.path = f.path[:base] }()
-	for key, v, ok := o.Next(); ok; key, v, ok = o.Next() {
-		if f.path = f.path[:base]; base > 0 {
-			f.path = append(f.path, '.')
-		}
-		if f.path = append(f.path, key...); len(f.path) > maxPath {
-			continue
-		}
-		s := of(f.path)
-		if s == skip || v.IsNull() {
-			continue
-		}
-		if s != inside {
-			if err := f.set(s, v); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := f.enter(v, of, depth+1); err != nil {
-			return err
-		}
+// walk takes the facts of an object. Of says which slot the value of a path fills.
+func (f *fields) walk(object jsonline.Value, of func(path []byte) slot) error {
+	if f.walker.Step == nil {
+		f.walker.Step, f.walker.Take = f.step, f.take
 	}
-	if o.Bad() {
-		return errSyntax
+	f.of = of
+	ok, err := f.walker.Walk(object)
+	if err == nil && !ok {
+		err = errSyntax
 	}
-	return nil
+	return err
 }
 
-// enter takes the facts of an object, or of the objects of an array.
-func (f *fields) enter(v jsonline.Value, of func(path []byte) slot, depth int) error {
-	if depth > maxDepth {
-		return nil
+func (f *fields) step(path []byte) jsonline.Step {
+	switch f.next = f.of(path); f.next {
+	case skip:
+		return jsonline.Pass
+	case inside:
+		return jsonline.Enter
 	}
-	switch v[0] {
-	case '{':
-		return f.walk(v.Members(), of, depth)
-	case '[':
-		a := v.Elements()
-		for e, ok := a.Next(); ok; e, ok = a.Next() {
-			if e[0] != '{' {
-				continue
-			}
-			if err := f.walk(e.Members(), of, depth); err != nil {
-				return err
-			}
-		}
-		if a.Bad() {
-			return errSyntax
-		}
-	}
-	return nil
+	return jsonline.Take
 }
+
+func (f *fields) take(v jsonline.Value) error { return f.set(f.next, v) }
 
 func (f *fields) set(s slot, v jsonline.Value) error {
 	if f.v[s].kind != 0 {

@@ -62,17 +62,18 @@ var (
 // of no connection and no lookup, as most do that these tools write, is no error; one that does
 // and cannot be used gives a *feed.Refusal.
 type Parser struct {
-	format  Format
-	origin  feed.Origin
-	audit   *audit.Parser
-	fields  fields
-	strings feed.Strings
-	sent    feed.Datagrams
-	args    []string
-	scratch []byte
-	record  attribute.Record
-	conn    event.Connection
-	lookup  event.Lookup
+	format   Format
+	detector detector
+	origin   feed.Origin
+	audit    *audit.Parser
+	fields   fields
+	strings  feed.Strings
+	sent     feed.Datagrams
+	args     []string
+	scratch  []byte
+	record   attribute.Record
+	conn     event.Connection
+	lookup   event.Lookup
 }
 
 // New returns a Parser for lines of a format and an origin.
@@ -87,7 +88,7 @@ func (p *Parser) Line(line []byte, to feed.Sink) error {
 	}
 	format := p.format
 	if format == Auto {
-		if format = Detect(line); format == Auto {
+		if format = p.detector.detect(line); format == Auto {
 			if len(bytes.TrimSpace(line)) == 0 {
 				return nil
 			}
@@ -135,7 +136,7 @@ func (p *Parser) take(format Format, line []byte, to feed.Sink) error {
 	case Laurel:
 		of, make = laurelSlot, p.laurel
 	}
-	if err := p.fields.walk(object.Members(), of, 0); err != nil {
+	if err := p.fields.walk(object, of); err != nil {
 		return err
 	}
 	return make(to)
@@ -151,44 +152,4 @@ func objectOf(line []byte) jsonline.Value {
 		return nil // braces in XML
 	}
 	return jsonline.Value(line[start : end+1])
-}
-
-// Detect returns a line's format by its content, Auto when it is none.
-func Detect(line []byte) Format {
-	object := objectOf(line)
-	if object == nil {
-		switch {
-		case bytes.Contains(line, []byte(eventTag)):
-			return Sysmon
-		case bytes.Contains(line, []byte("type=")) && bytes.Contains(line, []byte("audit(")):
-			return Auditd
-		}
-		return Auto
-	}
-	if bytes.Contains(line[:len(line)-len(object)], []byte("audit(")) || bytes.HasPrefix(line, []byte("type=")) {
-		return Auditd // SADDR={ of an enriched record
-	}
-	o := object.Members()
-	for key, _, ok := o.Next(); ok; key, _, ok = o.Next() {
-		switch string(key) {
-		case "process_kprobe", "process_lsm", "process_exec", "process_exit", "process_tracepoint", "process_uprobe",
-			"process_loader", "process_throttle", "rate_limit_info", "node_name":
-			return Tetragon
-		case "output_fields":
-			return Falco
-		case "Event", "EventID":
-			return Sysmon
-		case "@timestamp", "ecs":
-			if bytes.Contains(object, []byte(`"winlog":`)) &&
-				(bytes.Contains(object, []byte(`"DestinationIp":`)) || bytes.Contains(object, []byte(`"QueryName":`))) {
-				return Sysmon // Winlogbeat without the ingest pipeline that makes ECS of it
-			}
-			return ECS
-		case "columns", "hostIdentifier", "snapshot", "diffResults":
-			return Osquery
-		case "SYSCALL", "SOCKADDR", "PROCTITLE", "EXECVE":
-			return Laurel
-		}
-	}
-	return Auto
 }

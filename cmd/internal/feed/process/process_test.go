@@ -158,7 +158,7 @@ func TestHostile(t *testing.T) {
 		{"2 MiB", connect(`,"arguments":"` + strings.Repeat("a ", 1<<20) + `"`), origin(), errLong},
 		{"nested in what nobody reads", connect(`,"x":` + strings.Repeat("[", 1e5) + strings.Repeat("]", 1e5)), origin(), nil},
 		{"nested in arguments", connect(`,"pod":` + strings.Repeat(`{"container":`, 1e4) + "1" + strings.Repeat("}", 1e4)), origin(), nil},
-		{"nested without end", connect(`,"x":` + strings.Repeat("[", 1e5)), origin(), errFormat},
+		{"nested without end", connect(`,"x":` + strings.Repeat("[", 1e5)), origin(), errSyntax},
 		{"a long name", connect(`,"` + strings.Repeat("a", 1e5) + `":1`), origin(), nil},
 		{"many arguments", connect(`,"arguments":"` + strings.Repeat("a ", 1e5) + `"`), origin(), nil},
 		{"a long argument", connect(`,"arguments":"` + strings.Repeat("a", 1e6) + `"`), origin(), nil},

@@ -60,7 +60,7 @@ type Parser struct {
 	open    []*group
 	idle    []*group
 	strings feed.Strings
-	execs   feed.Memory[execKey, exec]
+	execs   feed.Memory[execKey, program]
 	sockets feed.Memory[socketKey, event.Proto]
 	sent    feed.Datagrams
 	titles  feed.Memory[string, []string]
@@ -73,7 +73,7 @@ type Parser struct {
 func New(origin feed.Origin) *Parser {
 	return &Parser{
 		origin:  origin,
-		execs:   feed.Memory[execKey, exec]{Limit: maxExecs},
+		execs:   feed.Memory[execKey, program]{Limit: maxExecs},
 		sockets: feed.Memory[socketKey, event.Proto]{Limit: maxSockets},
 		titles:  feed.Memory[string, []string]{Limit: maxExecs},
 	}

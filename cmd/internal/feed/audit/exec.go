@@ -10,8 +10,8 @@ type execKey struct {
 	pid  uint32
 }
 
-// exec is what a process was started with.
-type exec struct {
+// program is what a process was started with.
+type program struct {
 	exe, dir string
 	args     []string
 }
@@ -22,7 +22,7 @@ func (p *Parser) started(g *group) {
 		return
 	}
 	const overhead = 128 // bytes of an entry besides its strings, about
-	p.execs.Put(execKey{g.node, g.pid}, exec{g.exe, g.cwd, g.args}, overhead+g.argBytes+len(g.exe)+len(g.cwd))
+	p.execs.Put(execKey{g.node, g.pid}, program{g.exe, g.cwd, g.args}, overhead+g.argBytes+len(g.exe)+len(g.cwd))
 }
 
 // arguments returns the command line and the directory of a connect's process. What its execve

@@ -63,7 +63,7 @@ func child(ports []string) error {
 			return err
 		}
 		if err := syscall.Connect(fd, c.to); !errors.Is(err, c.want) {
-			return fmt.Errorf("connect: %w, want %v", err, c.want)
+			return fmt.Errorf("connect: %w instead of %w", err, c.want)
 		}
 	}
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM, 0)

@@ -52,7 +52,7 @@ var (
 	errIncomplete = errors.New("a connect without its SOCKADDR record")
 )
 
-// Parser makes records and connections of audit records. It implements feed.Parser. Lines of
+// Parser makes records and connections of audit records. It implements feed.Limited. Lines of
 // several hosts and of up to 64 events at a time may be mixed; in one event SYSCALL comes first,
 // as the kernel writes it.
 type Parser struct {
@@ -66,6 +66,8 @@ type Parser struct {
 	titles  feed.Memory[string, []string]
 	scratch []byte
 	out     output
+
+	connections bool // at least one was made
 }
 
 // New returns a Parser for lines of an origin. Connections are made only where the origin says
@@ -149,6 +151,15 @@ func (p *Parser) Flush(to feed.Sink) {
 		p.idle = append(p.idle, g)
 	}
 	p.open = p.open[:0]
+}
+
+// Limits says what audit records cannot tell.
+func (p *Parser) Limits() feed.Limits {
+	l := feed.NoLookups | feed.NoSourcePort | feed.NoVLAN | feed.ForeignClock
+	if !p.connections {
+		l |= feed.NoConns
+	}
+	return l
 }
 
 // typeOf returns a record type's number, 0 for those that do not matter.

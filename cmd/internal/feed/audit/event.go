@@ -187,7 +187,9 @@ func (p *Parser) finish(g *group, to feed.Sink) bool {
 	}
 	r.Process.Args, r.Process.Dir = p.arguments(g)
 	feed.SetID(r, g.serial)
-	feed.Hand(r, g.addr, &p.out.connection, to)
+	if feed.Hand(r, g.addr, &p.out.connection, to) {
+		p.connections = true
+	}
 	return true
 }
 

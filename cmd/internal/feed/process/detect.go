@@ -12,6 +12,17 @@ func Detect(line []byte) Format {
 	return d.detect(line)
 }
 
+// Recognise reports whether a file that begins with head holds lines of one of the formats.
+func Recognise(head []byte) bool {
+	var d detector
+	for line := range bytes.Lines(head) {
+		if d.detect(line) != Auto {
+			return true
+		}
+	}
+	return false
+}
+
 // detector looks for a format's marks. The zero value is ready.
 type detector struct {
 	walker jsonline.Walker

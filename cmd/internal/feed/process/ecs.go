@@ -147,7 +147,7 @@ func (p *Parser) ecs(to feed.Sink) error {
 		}
 	}
 	if incoming {
-		feed.HandConnection(r, netip.Addr{}, &p.conn, to)
+		p.seen(feed.HandConnection(r, netip.Addr{}, &p.conn, to))
 		return nil
 	}
 	p.hand(r, addr, to)
@@ -198,6 +198,7 @@ func (p *Parser) ecsLookup(to feed.Sink) error {
 			l.Records = append(l.Records, x)
 		}
 		if len(l.Records) > 0 {
+			p.lookups = true
 			to.Lookup(l)
 		}
 	}

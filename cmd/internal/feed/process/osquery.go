@@ -69,6 +69,7 @@ func (p *Parser) osquery(to feed.Sink) error {
 	if !ok || at < event.Time(time.Second) {
 		at, _ = field.Seconds(f.text(whenSeen))
 	}
+	p.cannot |= feed.NoSubSecond
 	r, addr, err := p.begin(Osquery, attribute.Connect, at)
 	if err != nil {
 		return err

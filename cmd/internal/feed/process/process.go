@@ -58,7 +58,7 @@ var (
 	errUTF8   = errors.New("the text is not UTF-8")
 )
 
-// Parser makes records and connections of lines. It implements feed.Parser. A line that tells
+// Parser makes records and connections of lines. It implements feed.Limited. A line that tells
 // of no connection and no lookup, as most do that these tools write, is no error; one that does
 // and cannot be used gives a *feed.Refusal.
 type Parser struct {
@@ -74,6 +74,10 @@ type Parser struct {
 	record   attribute.Record
 	conn     event.Connection
 	lookup   event.Lookup
+
+	lookups, connections bool        // at least one was made
+	audited              bool        // auditd's records were among the lines
+	cannot               feed.Limits // of the lines so far, besides
 }
 
 // New returns a Parser for lines of a format and an origin.
@@ -96,6 +100,7 @@ func (p *Parser) Line(line []byte, to feed.Sink) error {
 		}
 	}
 	if format == Auditd {
+		p.audited = true
 		return p.audit.Line(line, to)
 	}
 	if err := p.take(format, line, to); err != nil {
@@ -106,6 +111,23 @@ func (p *Parser) Line(line []byte, to feed.Sink) error {
 
 // Flush ends the audit events whose records are still coming in.
 func (p *Parser) Flush(to feed.Sink) { p.audit.Flush(to) }
+
+// Limits says what the lines so far cannot tell.
+func (p *Parser) Limits() feed.Limits {
+	l, connections := feed.NoVLAN|feed.ForeignClock|p.cannot, p.connections
+	if p.audited {
+		audited := p.audit.Limits()
+		l |= audited &^ (feed.NoConns | feed.NoLookups)
+		connections = connections || audited&feed.NoConns == 0
+	}
+	if !connections {
+		l |= feed.NoConns
+	}
+	if p.lookups {
+		return l | feed.NoTTL | feed.NoServices
+	}
+	return l | feed.NoLookups
+}
 
 // take makes a record of a line of a format that is known.
 func (p *Parser) take(format Format, line []byte, to feed.Sink) error {

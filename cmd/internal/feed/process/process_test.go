@@ -117,6 +117,11 @@ func TestFormats(t *testing.T) {
 		if got := own.out.String(); got != string(a.Files[1].Data) {
 			t.Errorf("%v by name gives\n%s\nand by content\n%s", f, got, a.Files[1].Data)
 		}
+		for line := range bytes.Lines(a.Files[0].Data) {
+			if got := Detect(line); got != f {
+				t.Errorf("Detect = %v, want %v, of %s", got, f, line)
+			}
+		}
 		all = append(all, string(a.Files[0].Data))
 		want = append(want, own.out.String())
 		parsed, err := ParseFormat(f.String())
@@ -133,8 +138,40 @@ type=PROCTITLE msg=audit(1700000100.100:900): proctitle="c"
 	if !found || strings.Count(got, `"source":"auditd"`) != 1 {
 		t.Errorf("mixed lines give\n%s", mixed.out.String())
 	}
+	for f := Tetragon; f < Auditd; f++ {
+		if !Recognise([]byte("Nov 14 22:13:20 web-1 systemd[1]: Started.\n" + all[f-Tetragon])) {
+			t.Errorf("a file of %v is not recognised", f)
+		}
+	}
+	if Recognise([]byte(`{"ts":1,"uid":"C1","id.orig_h":"10.0.0.7"}`)) {
+		t.Error("a log of Zeek is recognised")
+	}
 	if _, err := ParseFormat("splunk"); err == nil {
 		t.Error("a format that is none is taken")
+	}
+}
+
+// TestLimits: what the lines so far do not tell is said.
+func TestLimits(t *testing.T) {
+	const whole = feed.NoVLAN | feed.ForeignClock
+	for _, tt := range []struct {
+		file string
+		want feed.Limits
+	}{
+		{"falco", whole | feed.NoLookups | feed.NoSourcePort}, // of the alert without fd.cport
+		{"ecs", whole | feed.NoTTL | feed.NoServices | feed.NoSourcePort},
+		{"osquery", whole | feed.NoLookups | feed.NoSourcePort | feed.NoSubSecond},
+		{"hostile", whole | feed.NoLookups | feed.NoConns},
+	} {
+		a, err := txtar.ParseFile("testdata/" + tt.file + ".txtar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := New(Auto, origin())
+		read(t, p, a.Files[0].Data)
+		if got := p.Limits(); got != tt.want {
+			t.Errorf("%s: %v; want %v", tt.file, got, tt.want)
+		}
 	}
 }
 

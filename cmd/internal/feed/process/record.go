@@ -293,11 +293,22 @@ func (p *Parser) handNumbered(r *attribute.Record, addr netip.Addr, number uint6
 		return
 	}
 	if r.Process.PID == 0 && r.Process.Executable == "" && r.Process.Name == "" {
-		feed.HandConnection(r, addr, &p.conn, to)
+		p.seen(feed.HandConnection(r, addr, &p.conn, to))
 		return
 	}
 	feed.SetID(r, number)
-	feed.Hand(r, addr, &p.conn, to)
+	p.seen(feed.Hand(r, addr, &p.conn, to))
+}
+
+// seen notes what the connection that was just made, if one was, does not tell.
+func (p *Parser) seen(made bool) {
+	if !made {
+		return
+	}
+	p.connections = true
+	if p.conn.Src.Port() == 0 {
+		p.cannot |= feed.NoSourcePort
+	}
 }
 
 // asked gives the Sink the record of a lookup.

@@ -52,6 +52,8 @@ const (
 	parentStart
 	parentName
 	parentExecutable
+	formerParentName
+	formerParentExecutable
 	containerID
 	container
 	pod
@@ -69,7 +71,8 @@ var slotNames = [numSlots]string{
 	answers: "answers", pid: "pid", start: "start of the process", name: "process name", executable: "executable",
 	args: "arguments", commandLine: "command line", dir: "working directory", sha256: "hash", uid: "user id", user: "user",
 	loginUID: "login uid", parentPID: "parent's pid", parentStart: "start of the parent", parentName: "parent's name",
-	parentExecutable: "parent's executable", containerID: "container id", container: "container", pod: "pod",
+	parentExecutable: "parent's executable",
+	formerParentName: "parent's name", formerParentExecutable: "parent's executable", containerID: "container id", container: "container", pod: "pod",
 	namespace: "namespace", netns: "network namespace",
 }
 

@@ -48,10 +48,14 @@ func laurelSlot(path []byte) slot {
 		return args
 	case "CWD.cwd":
 		return dir
-	case "SYSCALL.PPID.comm", "PARENT_INFO.comm":
+	case "SYSCALL.PPID.comm":
 		return parentName
-	case "SYSCALL.PPID.exe", "PARENT_INFO.exe":
+	case "SYSCALL.PPID.exe":
 		return parentExecutable
+	case "PARENT_INFO.comm": // the same in another place; both may be there
+		return formerParentName
+	case "PARENT_INFO.exe":
+		return formerParentExecutable
 	case "CONTAINER_INFO.id":
 		return containerID
 	}
@@ -88,6 +92,9 @@ func (p *Parser) laurel(to feed.Sink) error {
 	number, ok2 := field.Uint(serial, 1<<63)
 	if !ok || !ok2 {
 		return unreadable(when)
+	}
+	if f.v[parentExecutable].kind == 0 {
+		f.v[parentName], f.v[parentExecutable] = f.v[formerParentName], f.v[formerParentExecutable]
 	}
 	for _, s := range []slot{name, executable, dir, parentName, parentExecutable} {
 		f.v[s].b = f.decode(f.v[s].b)

@@ -69,7 +69,7 @@ func (p *program) openArchive(cfg *config.Config, paths []string) (*archive.Arch
 	a, err := archive.Open(paths, c)
 	switch {
 	case errors.Is(err, archive.ErrNothing), errors.Is(err, archive.ErrFormat):
-		err = withHint(err, "captures are read, and what Zeek, Suricata, dnstap, dnsmasq and PowerDNS write; plain or compressed")
+		err = withHint(err, "captures are read, and what Zeek, Suricata, dnstap, dnsmasq, PowerDNS and endpoint tools write; plain or compressed")
 	case err == nil:
 		m.files = a.Files()
 	}

@@ -28,7 +28,9 @@ hit once, as it is when nothing can change it any more. Files are pcap or pcapng
 in gzip or zstd; - stands for standard input. Several files are read as one traffic, in the
 order given. Records of other programs are read as well, alone, in folders and beside captures,
 then all in the order of time: dns.log and conn.log of Zeek, Suricata's EVE, dnstap, dnsmasq with
-log-queries=extra, PowerDNS protobuf; what they cannot tell is in the coverage of each hit. Summary and progress go to stderr. Hits do not change the exit status, and the
+log-queries=extra, PowerDNS protobuf, and connects and lookups of auditd, laurel, Tetragon, Falco, Sysmon, osquery
+and Elastic's agents (ECS); what they cannot tell is in the coverage of each hit. Summary and progress go to
+stderr. Hits do not change the exit status, and the
 number of cores does not change the hits.`,
 		example: []string{"portolan replay testdata/pcap/half-swap.pcap", "portolan replay --json testdata/pcap/mul-add.pcap"},
 		declare: func(o *options) action {

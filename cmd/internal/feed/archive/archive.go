@@ -34,6 +34,9 @@ type Config struct {
 	// elsewhere, so that none comes after a connection that it led to; and what two kinds of
 	// source tell alike within this time is one event.
 	Tolerance time.Duration
+	// Origin says whose endpoint records without a host are, and which address a host's connections
+	// come from when its records do not say so, as auditd's never do.
+	Origin feed.Origin
 	// Decode bounds what the decoder of each capture file remembers.
 	Decode decode.Config
 	// Stdin is what the path Stdin stands for.
@@ -216,7 +219,7 @@ func (s *source) recognise(in io.Reader, regular bool) (*plain, error) {
 	s.report.Format = s.format.name
 	b := beginning{at: math.MaxInt64}
 	if s.format.parser != nil {
-		b.lines(head, s.format, s.modified)
+		b.lines(head, s.format, &s.cfg.Origin, s.modified)
 		s.report.Limits = b.limits
 	} else if regular {
 		b.capture(s.path, s.cfg)

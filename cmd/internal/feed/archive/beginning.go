@@ -42,8 +42,8 @@ func (b *beginning) Record(r *attribute.Record) { b.take(r.Time) }
 
 // lines looks at the first lines or messages of a file, of which head is the beginning. The last
 // of them may be cut; its time, which comes early in all formats, is hardly ever the least.
-func (b *beginning) lines(head []byte, f *format, modified event.Time) {
-	p := f.parser(modified)
+func (b *beginning) lines(head []byte, f *format, origin *feed.Origin, modified event.Time) {
+	p := f.parser(origin, modified)
 	from := f.split(bufio.NewReaderSize(bytes.NewReader(head), headBytes))
 	for b.events < beginningEvents {
 		line, err := from.Next()

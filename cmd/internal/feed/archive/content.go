@@ -16,6 +16,7 @@ import (
 	"portolan/cmd/internal/feed/dnstap"
 	"portolan/cmd/internal/feed/eve"
 	"portolan/cmd/internal/feed/powerdns"
+	"portolan/cmd/internal/feed/process"
 	"portolan/cmd/internal/feed/zeek"
 	"portolan/sensor/event"
 )
@@ -25,26 +26,32 @@ type format struct {
 	name      string
 	recognise func(head []byte) bool // head is what a file begins with, up to headBytes, decompressed
 	split     func(in *bufio.Reader) feed.Splitter
-	parser    func(modified event.Time) feed.Parser // of a file that was last written then
+	parser    func(origin *feed.Origin, modified event.Time) feed.Parser // of a file that was last written then
 }
 
 // formats returns the kinds of content in the order in which they are tried: those that
 // begin like nothing else first.
 func formats() []format {
 	text := func(in *bufio.Reader) feed.Splitter { return &lines{in: in} }
-	return []format{
+	all := []format{
 		{name: Capture, recognise: isCapture},
 		{name: "dnstap", recognise: dnstap.Recognise,
 			split:  func(in *bufio.Reader) feed.Splitter { return dnstap.NewFrames(in, nil) },
-			parser: func(event.Time) feed.Parser { return dnstap.New() }},
+			parser: func(*feed.Origin, event.Time) feed.Parser { return dnstap.New() }},
 		{name: "powerdns", recognise: powerdns.Recognise,
 			split:  func(in *bufio.Reader) feed.Splitter { return powerdns.NewFrames(in) },
-			parser: func(event.Time) feed.Parser { return powerdns.New() }},
-		{name: "zeek", recognise: zeek.Recognise, split: text, parser: func(event.Time) feed.Parser { return zeek.New() }},
-		{name: "eve", recognise: eve.Recognise, split: text, parser: func(event.Time) feed.Parser { return eve.New() }},
+			parser: func(*feed.Origin, event.Time) feed.Parser { return powerdns.New() }},
+		{name: "zeek", recognise: zeek.Recognise, split: text, parser: func(*feed.Origin, event.Time) feed.Parser { return zeek.New() }},
+		{name: "eve", recognise: eve.Recognise, split: text, parser: func(*feed.Origin, event.Time) feed.Parser { return eve.New() }},
 		{name: "dnsmasq", recognise: dnsmasq.Recognise, split: text,
-			parser: func(modified event.Time) feed.Parser { return dnsmasq.New(modified) }},
+			parser: func(_ *feed.Origin, modified event.Time) feed.Parser { return dnsmasq.New(modified) }},
 	}
+	for _, f := range process.Formats() {
+		all = append(all, format{name: f.String(), split: text,
+			recognise: func(head []byte) bool { return process.Recognise(head) == f },
+			parser:    func(o *feed.Origin, _ event.Time) feed.Parser { return process.New(process.Auto, *o) }})
+	}
+	return all
 }
 
 // isCapture reports whether head begins as pcap or pcapng.

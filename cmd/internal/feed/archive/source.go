@@ -129,7 +129,7 @@ func (s *source) open(ctx context.Context) error {
 
 // parse reads a file of lines or messages.
 func (s *source) parse(in *plain) error {
-	parser := s.format.parser(s.modified)
+	parser := s.format.parser(&s.cfg.Origin, s.modified)
 	from := s.format.split(in.Reader)
 	for {
 		line, err := from.Next()

@@ -12,15 +12,15 @@ func Detect(line []byte) Format {
 	return d.detect(line)
 }
 
-// Recognise reports whether a file that begins with head holds lines of one of the formats.
-func Recognise(head []byte) bool {
+// Recognise returns the format of the first line of a file's beginning that has one, Auto when none has.
+func Recognise(head []byte) Format {
 	var d detector
 	for line := range bytes.Lines(head) {
-		if d.detect(line) != Auto {
-			return true
+		if f := d.detect(line); f != Auto {
+			return f
 		}
 	}
-	return false
+	return Auto
 }
 
 // detector looks for a format's marks. The zero value is ready.

@@ -38,6 +38,9 @@ var formatNames = [numFormats]string{"auto", "tetragon", "falco", "sysmon", "ecs
 // String returns the format's name, which its records have as their source.
 func (f Format) String() string { return formatNames[f] }
 
+// Formats returns all formats but Auto.
+func Formats() []Format { return []Format{Tetragon, Falco, Sysmon, ECS, Osquery, Laurel, Auditd} }
+
 // ParseFormat returns the format with a name.
 func ParseFormat(name string) (Format, error) {
 	for f, n := range formatNames {

@@ -139,11 +139,11 @@ type=PROCTITLE msg=audit(1700000100.100:900): proctitle="c"
 		t.Errorf("mixed lines give\n%s", mixed.out.String())
 	}
 	for f := Tetragon; f < Auditd; f++ {
-		if !Recognise([]byte("Nov 14 22:13:20 web-1 systemd[1]: Started.\n" + all[f-Tetragon])) {
-			t.Errorf("a file of %v is not recognised", f)
+		if got := Recognise([]byte("Nov 14 22:13:20 web-1 systemd[1]: Started.\n" + all[f-Tetragon])); got != f {
+			t.Errorf("a file of %v is taken for %v", f, got)
 		}
 	}
-	if Recognise([]byte(`{"ts":1,"uid":"C1","id.orig_h":"10.0.0.7"}`)) {
+	if Recognise([]byte(`{"ts":1,"uid":"C1","id.orig_h":"10.0.0.7"}`)) != Auto {
 		t.Error("a log of Zeek is recognised")
 	}
 	if _, err := ParseFormat("splunk"); err == nil {

@@ -2,6 +2,10 @@
 // them: Tetragon, Falco and falcosidekick, Sysmon for Linux, Elastic's agents and whatever else
 // writes the Elastic Common Schema, osquery, laurel, and auditd by way of package audit. A line
 // is one message; what a shipper or a container runtime puts before it is passed over.
+//
+// JSON is walked through by package jsonline, as encoding/json takes a whole core for 160,000 lines of ECS
+// a second. The walk does not judge what it passes; every fact that is taken is judged here, by its kind,
+// its range, its UTF-8 and that it is told once.
 package process
 
 import (

@@ -81,6 +81,7 @@ func captures(t *testing.T) (all []capture) {
 type journal []string
 
 func (j *journal) Lookup(l *event.Lookup) { *j = append(*j, fmt.Sprintf("%+v", *l)) }
+func (j *journal) Naming(n *event.Naming) { *j = append(*j, fmt.Sprintf("%+v", *n)) }
 func (j *journal) Connection(c *event.Connection) {
 	*j = append(*j, fmt.Sprintf("%+v", *c))
 }

@@ -13,6 +13,7 @@ const (
 	Start    // a TCP segment with SYN
 	DNS      // from port 53, or a UDP datagram or a SYN to it
 	Datagram // a UDP datagram that may be the first of its flow
+	Naming   // ARP, neighbour discovery, DHCP, multicast DNS, NetBIOS names: who holds an address
 	Fragment // a piece of an IP packet
 	Tunnel   // another packet may lie inside
 	Rest     // what would take long to tell
@@ -22,7 +23,7 @@ const (
 
 var classNames = [NumClasses]string{
 	NotIP: "not-ip", Protocol: "protocol", Segment: "tcp-segment", Repeat: "udp-repeat",
-	Start: "tcp-start", DNS: "dns", Datagram: "udp", Fragment: "fragment", Tunnel: "tunnel", Rest: "rest",
+	Start: "tcp-start", DNS: "dns", Datagram: "udp", Naming: "naming", Fragment: "fragment", Tunnel: "tunnel", Rest: "rest",
 }
 
 // String returns the class as it stands in counts.

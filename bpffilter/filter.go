@@ -44,6 +44,7 @@ type Options struct {
 // What the program looks for. Numbers are IANA's and IEEE's.
 const (
 	etherIPv4      = 0x0800
+	etherARP       = 0x0806
 	etherIPv6      = 0x86dd
 	etherVLAN      = 0x8100 // IEEE 802.1Q
 	etherQinQ      = 0x88a8 // IEEE 802.1ad
@@ -63,12 +64,17 @@ const (
 	protoFragment = 44
 	protoGRE      = 47
 	protoAH       = 51
+	protoICMPv6   = 58
 	protoDestOpts = 60
 	protoEtherIP  = 97
 	protoMobility = 135
 	protoMPLS     = 137
 
 	portDNS       = 53
+	portDHCP      = 67 // and the next, RFC 2131
+	portNetBIOS   = 137
+	portDHCPv6    = 546 // and the next, RFC 8415
+	portMDNS      = 5353
 	portL2TP      = 1701  // RFC 2661
 	portGTPU      = 2152  // 3GPP TS 29.281
 	portTeredo    = 3544  // RFC 4380
@@ -81,6 +87,9 @@ const (
 	portVXLANOld  = 8472  // VXLAN as Linux had it before there was a number
 	portAzureIn   = 10800 // VXLAN of a gateway load balancer
 	portAzureOut  = 10801
+
+	solicitation  = 135 // and the next: neighbour discovery, RFC 4861
+	advertisement = 136
 
 	flagSYN        = 0x02
 	flagACK        = 0x10
@@ -101,6 +110,7 @@ const (
 //   - TCP segments with SYN, with or without ACK: they open connections;
 //   - TCP segments from port 53: DNS responses come in any of them;
 //   - UDP datagrams: any can be the first of a flow;
+//   - what says who holds an address: ARP, neighbour discovery;
 //   - IP fragments, and IPv6 packets with extension headers: what they carry is not in reach;
 //   - SNAP frames and frames with three VLAN tags or more: rare, and long to follow;
 //   - tunnels, unless told otherwise;
@@ -205,7 +215,7 @@ func (o Options) classify(socket bool) ([]bpf.Instruction, error) {
 		mark  string
 		class Class
 	}{
-		{"not ip", NotIP}, {"segment", Segment}, {"start", Start}, {"dns", DNS}, {"datagram", Datagram},
+		{"not ip", NotIP}, {"segment", Segment}, {"start", Start}, {"dns", DNS}, {"datagram", Datagram}, {"naming", Naming},
 		{"fragment", Fragment}, {"tunnel", Tunnel}, {"rest", Rest}, {"outgoing", NumClasses}, // the last is not counted
 	} {
 		if p.wants(end.mark) {
@@ -248,7 +258,8 @@ func (o Options) ethernet(p *program) {
 			p.when(bpf.JumpEqual, t, "tunnel")
 		}
 	}
-	p.when(bpf.JumpGreaterThan, etherMaxLength, "not ip") // ARP and so on
+	p.when(bpf.JumpEqual, etherARP, "naming")
+	p.when(bpf.JumpGreaterThan, etherMaxLength, "not ip")
 	p.do(bpf.LoadIndirect{Off: etherType + 2, Size: 2})
 	p.when(bpf.JumpEqual, llcSNAP, "rest") // RFC 1042
 	p.jump("not ip")
@@ -275,6 +286,11 @@ func (o Options) ipv6(p *program) {
 	for _, proto := range []uint32{protoHopByHop, protoRouting, protoFragment, protoAH, protoDestOpts, protoMobility} {
 		p.when(bpf.JumpEqual, proto, "rest")
 	}
+	p.unless(bpf.JumpEqual, protoICMPv6, "other protocol")
+	p.do(bpf.LoadIndirect{Off: ip + headerLen, Size: 1})
+	p.when(bpf.JumpEqual, solicitation, "naming")
+	p.when(bpf.JumpEqual, advertisement, "naming")
+	p.do(bpf.LoadConstant{Dst: bpf.RegA, Val: protoICMPv6})
 	p.jump("other protocol")
 
 	p.mark("udp6")
@@ -348,6 +364,10 @@ func (o Options) transport(p *program) {
 		for _, port := range ports {
 			p.when(bpf.JumpEqual, uint32(port), "tunnel")
 		}
+	}
+	p.when(bpf.JumpGreaterThan, portMDNS, "datagram")
+	for _, port := range []uint32{portDHCP, portDHCP + 1, portNetBIOS, portDHCPv6, portDHCPv6 + 1, portMDNS} {
+		p.when(bpf.JumpEqual, port, "naming") // by where it goes
 	}
 	p.jump("datagram")
 

@@ -49,7 +49,7 @@ func ipv4(proto byte, words int, fragment uint16, payload []byte) []byte {
 
 func ipv6(next byte, payload []byte) []byte {
 	b := make([]byte, 40)
-	b[0], b[6], b[7] = 0x60, next, 64
+	b[0], b[6], b[7] = 0x60, next, 255 // as neighbour discovery wants it
 	binary.BigEndian.PutUint16(b[4:], uint16(len(payload)))
 	copy(b[8:], []byte{0x20, 1, 0x0d, 0xb8, 15: 7})
 	copy(b[24:], []byte{0x20, 1, 0x0d, 0xb8, 15: 23})
@@ -123,11 +123,14 @@ func TestAssemble(t *testing.T) {
 		{"one tag, IPv6 segment", join(ether(0x86dd, 0x9100, 12), ipv6(6, segment)), false, false},
 		{"two tags, SYN behind options", join(ether(0x0800, 0x88a8, 12, 0x8100, 13), ipv4(6, 9, 0, opening)), true, false},
 		{"two tags, segment behind options", join(ether(0x0800, 0x88a8, 12, 0x8100, 13), ipv4(6, 9, 0, segment)), false, false},
-		{"two tags, ARP", join(ether(0x0806, 0x88a8, 12, 0x8100, 13), make([]byte, 28)), false, false},
+		{"two tags, ARP", join(ether(0x0806, 0x88a8, 12, 0x8100, 13), make([]byte, 28)), true, false},
 		{"three tags", join(ether(0x0800, 0x88a8, 12, 0x8100, 13, 0x8100, 14), ipv4(6, 5, 0, segment)), true, false},
 		{"MPLS", join(ether(0x8847), []byte{0, 0, 1, 64}, ipv4(6, 5, 0, opening)), true, true},
 		{"PPPoE under a tag", join(ether(0x8864, 0x8100, 12), []byte{0x11, 0, 0, 1, 0, 42, 0, 0x21}, ipv4(6, 5, 0, opening)), true, true},
-		{"ARP", join(ether(0x0806), make([]byte, 28)), false, false},
+		{"ARP", join(ether(0x0806), make([]byte, 28)), true, false},
+		{"neighbour advertisement", join(v6, ipv6(58, []byte{136, 0, 0, 0})), true, false},
+		{"echo request of IPv6", join(v6, ipv6(58, []byte{128, 0, 0, 0})), false, false},
+		{"DHCP", join(v4, ipv4(17, 5, 0, udp(67, 68, 1))), true, false},
 		{"LLDP", join(ether(0x88cc), make([]byte, 28)), false, false},
 		{"spanning tree", join(ether(38), []byte{0x42, 0x42, 3}, make([]byte, 35)), false, false},
 		{"SNAP", join(ether(48), []byte{0xaa, 0xaa, 3, 0, 0, 0, 8, 0}, ipv4(6, 5, 0, opening)), true, false},
@@ -235,6 +238,14 @@ type sink struct{}
 func (sink) Lookup(*event.Lookup)         {}
 func (sink) Connection(*event.Connection) {}
 
+// namings is a sink that counts what frames say of hosts.
+type namings struct {
+	sink
+	n int
+}
+
+func (s *namings) Naming(*event.Naming) { s.n++ }
+
 func newDecoder(t testing.TB) *decode.Decoder {
 	t.Helper()
 	d, err := decode.New(decode.Config{Starts: 64, Flows: 64, Fragments: 64, FragmentBytes: 256 << 10, Streams: 64, StreamBytes: 256 << 10,
@@ -266,8 +277,9 @@ func check(t testing.TB, vm *vm, link decode.LinkType, d *decode.Decoder, frame 
 		return
 	}
 	f := decode.Frame{Data: frame, Len: len(frame), Number: 1, Link: link}
-	if r := d.Decode(&f, sink{}); !harmless[r] {
-		t.Errorf("dropped, but the decoder makes it %v: link type %d, % x", r, link, frame)
+	var said namings
+	if r := d.Decode(&f, &said); !harmless[r] || said.n > 0 {
+		t.Errorf("dropped, but the decoder makes it %v with %d namings: link type %d, % x", r, said.n, link, frame)
 	}
 }
 
@@ -277,13 +289,16 @@ func generated(yield func([]byte)) {
 		proto   byte
 		payload []byte
 	}
-	transports := []transport{{17, udp(53, 49152, make([]byte, 12)...)}, {17, udp(49152, 53)}, {1, opening},
+	advertised := join([]byte{136, 0, 0, 0, 0, 0, 0, 0, 0x20, 1, 0x0d, 0xb8}, make([]byte, 11), []byte{7, 2, 1, 2, 0, 0, 0, 0, 7})
+	transports := []transport{{17, udp(53, 49152, make([]byte, 12)...)}, {17, udp(49152, 53)}, {1, opening}, {58, advertised},
 		{47, opening}, {50, opening}, {132, opening}}
 	for flags := range byte(64) {
 		transports = append(transports, transport{6, tcp(49152, 443, flags)}, transport{6, tcp(53, 49152, flags, 0, 12, 1)})
 	}
+	arp := join([]byte{0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 7, 10, 0, 0, 7}, make([]byte, 10))
 	for _, tags := range [][]uint16{nil, {0x8100, 1}, {0x88a8, 1}, {0x9100, 1}, {0x9200, 1}, {0x88a8, 1, 0x8100, 2},
 		{0x8100, 1, 0x8100, 2, 0x8100, 3}, {20, 0xaaaa, 0x0300, 0}} {
+		yield(join(ether(0x0806, tags...), arp))
 		for _, x := range transports {
 			for words := 5; words < 16; words++ {
 				yield(join(ether(0x0800, tags...), ipv4(x.proto, words, 0, x.payload)))

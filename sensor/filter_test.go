@@ -19,6 +19,7 @@ import (
 type journal []string
 
 func (j *journal) Lookup(l *event.Lookup)         { *j = append(*j, fmt.Sprintf("%+v", *l)) }
+func (j *journal) Naming(n *event.Naming)         { *j = append(*j, fmt.Sprintf("%+v", *n)) }
 func (j *journal) Connection(c *event.Connection) { *j = append(*j, fmt.Sprintf("%+v", *c)) }
 
 // TestFilterKeepsEvents decodes each capture twice, whole and filtered: the events are the same.

@@ -171,6 +171,9 @@ func (d *decoding) Connection(c *event.Connection) {
 	d.to.asOf = append(d.to.asOf, d.Counters())
 }
 
+// Naming keeps what a frame said of a host.
+func (d *decoding) Naming(n *event.Naming) { d.to.events.Naming(n) }
+
 // delivery is the step from events to the sink.
 type delivery struct {
 	to       event.Sink
@@ -180,9 +183,14 @@ type delivery struct {
 }
 
 func (d *delivery) deliver(ctx context.Context, c *chunk) {
+	hosts, named := d.to.(event.NamingSink)
+	next := 0
 	for i := range c.events.Len() {
 		if i%pollEvents == 0 && ctx.Err() != nil {
 			return
+		}
+		if named {
+			next = c.events.EachNaming(hosts, next, i)
 		}
 		if d.asOf != nil {
 			*d.asOf = c.asOf[i]
@@ -192,6 +200,9 @@ func (d *delivery) deliver(ctx context.Context, c *chunk) {
 		} else {
 			d.to.Connection(x)
 		}
+	}
+	if named {
+		c.events.EachNaming(hosts, next, c.events.Len())
 	}
 	if now := time.Now(); now.Sub(d.last) >= progressInterval {
 		d.last = now

@@ -29,9 +29,10 @@ type portSet [4]uint64
 func (s *portSet) add(port uint16)      { s[port>>6&3] |= 1 << (port & 63) }
 func (s *portSet) has(port uint16) bool { return s[port>>6&3]>>(port&63)&1 != 0 }
 
-// tunnelPorts returns the ports of all tunnels.
-func tunnelPorts(vxlan []uint16) (s portSet) {
-	for _, p := range []uint16{portL2TP, portGTPU, portTeredo, portGREInUDP, portGPE, portAYIYA, portGeneve, portMPLSInUDP} {
+// specialPorts returns the ports of all tunnels, and of what names hosts.
+func specialPorts(vxlan []uint16) (s portSet) {
+	for _, p := range []uint16{portL2TP, portGTPU, portTeredo, portGREInUDP, portGPE, portAYIYA, portGeneve, portMPLSInUDP,
+		portDHCPServer, portDHCPClient, portNetBIOS, portDHCPv6Client, portDHCPv6Server, portMDNS} {
 		s.add(p)
 	}
 	for _, p := range vxlan {

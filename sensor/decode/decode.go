@@ -24,7 +24,7 @@ type Decoder struct {
 	fragments assemblies
 	streams   assemblies
 
-	tunnels    portSet
+	special    portSet // a datagram between other ports is no tunnel's and names no host
 	vxlanPorts []uint16
 
 	// A datagram put together, perhaps with others inside; where the addresses of that packet are kept
@@ -36,6 +36,8 @@ type Decoder struct {
 	dns    scanner
 	conn   event.Connection
 	lookup event.Lookup
+	naming event.Naming
+	called [maxName]byte // the name in naming
 
 	counters Counters
 	touched  uint64 // what DecodeAll reads to have it in the cache; without meaning
@@ -49,7 +51,7 @@ func New(cfg Config) (*Decoder, error) {
 	}
 	d := &Decoder{
 		keys:       newKeys(),
-		tunnels:    tunnelPorts(cfg.VXLANPorts),
+		special:    specialPorts(cfg.VXLANPorts),
 		vxlanPorts: slices.Clone(cfg.VXLANPorts),
 		datagram:   make([]byte, maxMessage),
 		message:    make([]byte, 2+maxMessage),

@@ -15,12 +15,13 @@ const (
 	packetFound                // there it is
 	packetCut                  // the capture length cut it off
 	packetTooDeep              // more headers in front of it than maxHeaders
+	packetARP                  // ARP's, of a network that is mirrored whole
 )
 
 // search is where the headers of links and tunnels led.
 type search struct {
 	found  found
-	packet []byte // begins as an IP header of version 4 or 6 does
+	packet []byte // begins as an IP header of version 4 or 6 does, or is ARP's
 	kinds  uint32 // a bit for each TunnelKind on the way
 }
 
@@ -60,6 +61,9 @@ func (d *Decoder) descend(t uint16, b []byte) (s search) {
 			t, b, ok = nsh(b)
 		default:
 			if t > etherLength {
+				if t == etherARP {
+					s.found, s.packet = packetARP, b
+				}
 				return s
 			}
 			t, b, ok = llc(b)

@@ -114,6 +114,7 @@ func (r Reason) String() string {
 type Counters struct {
 	Queries     uint64 // DNS queries to port 53, over UDP, or seen at the start of a TCP segment
 	Responses   uint64 // DNS responses from port 53, over UDP or complete over TCP
+	Namings     uint64 // what frames said of hosts, handed to the Sink
 	Lookups     uint64 // responses handed to the Sink
 	Connections uint64 // connections handed to the Sink
 	SYN         uint64 // frames with SYN and none of ACK, RST, FIN, repeats included

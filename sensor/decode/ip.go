@@ -117,6 +117,11 @@ func (d *Decoder) ipv6(b []byte) Reason {
 			return d.tcp(payload, p)
 		case protoUDP:
 			return d.udp(payload, p)
+		case protoICMPv6:
+			if b[7] == onLink {
+				d.neighbour(p.addrs, payload)
+			}
+			return ICMP
 		default:
 			return d.transport(proto, payload)
 		}

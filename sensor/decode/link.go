@@ -5,6 +5,7 @@ import "encoding/binary"
 // The EtherTypes that matter here.
 const (
 	etherIPv4    = 0x0800
+	etherARP     = 0x0806
 	etherIPv6    = 0x86dd
 	etherVLAN    = 0x8100 // IEEE 802.1Q
 	etherQinQ    = 0x88a8 // IEEE 802.1ad
@@ -109,6 +110,9 @@ func (d *Decoder) network(etherType uint16, b []byte) Reason {
 			return d.under(etherType, b)
 		default:
 			if etherType > etherLength {
+				if etherType == etherARP {
+					d.arp(b)
+				}
 				return NotIP
 			}
 			var ok bool

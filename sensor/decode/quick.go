@@ -183,7 +183,7 @@ func (d *Decoder) approach(f *Frame) (a approach) {
 	}
 	a.hash = d.hashFlow(e)
 	a.flow = d.flows.bucket(a.hash)
-	a.only = e.src != dnsPort && e.dst != dnsPort && !d.tunnels.has(e.src) && !d.tunnels.has(e.dst)
+	a.only = e.src != dnsPort && e.dst != dnsPort && !d.special.has(e.src) && !d.special.has(e.dst)
 	return a
 }
 

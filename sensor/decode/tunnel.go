@@ -113,6 +113,8 @@ func (d *Decoder) unwrap(w *wrapped) (r Reason, ok bool) {
 	case packetTooDeep:
 		d.counters.TunnelsTooDeep++
 		return Tunnel, true
+	case packetARP:
+		d.arp(s.packet)
 	}
 	d.place = outside
 	return Tunnel, false

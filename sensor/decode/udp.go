@@ -16,10 +16,11 @@ func (d *Decoder) udp(b []byte, p packet) Reason {
 	if n := int(binary.BigEndian.Uint16(b[4:])); n >= 8 && n < len(b) {
 		payload = b[8:n]
 	} // else cut by the capture length, or the NIC had yet to cut it into datagrams
-	if d.tunnels.has(e.dst) || d.tunnels.has(e.src) {
+	if d.special.has(e.dst) || d.special.has(e.src) {
 		if r, ok := d.datagramTunnel(e.src, e.dst, payload); ok {
 			return r
 		}
+		d.namesHost(&e, payload)
 	}
 	r := Flow
 	if d.flows.datagram(d.hashFlow(e), d.now) {

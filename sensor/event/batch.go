@@ -14,6 +14,8 @@ type BatchSink interface {
 type Batch struct {
 	lookups     []Lookup
 	connections []Connection
+	namings     []Naming
+	places      []int32 // of the namings: how many events came before
 	order       []int32 // a place in connections, or the complement of one in lookups
 	records     []Record
 	bytes       []byte
@@ -32,7 +34,7 @@ func (b *Batch) Len() int { return len(b.order) }
 // Full reports whether the batch is to be handed on before more is put in. It goes on to
 // take events all the same.
 func (b *Batch) Full() bool {
-	return len(b.order) >= fullEvents || len(b.records) >= fullRecords || len(b.bytes) >= fullBytes
+	return len(b.order)+len(b.namings) >= fullEvents || len(b.records) >= fullRecords || len(b.bytes) >= fullBytes
 }
 
 // Bytes returns about how much memory the events take.
@@ -70,7 +72,28 @@ func (b *Batch) Connections() []Connection { return b.connections }
 // Reset empties the batch and keeps its memory.
 func (b *Batch) Reset() {
 	b.lookups, b.connections, b.order = b.lookups[:0], b.connections[:0], b.order[:0]
-	b.records, b.bytes = b.records[:0], b.bytes[:0]
+	b.namings, b.places, b.records, b.bytes = b.namings[:0], b.places[:0], b.records[:0], b.bytes[:0]
+}
+
+// Namings returns what frames said of hosts, in order. It stands apart from the events, which
+// Len counts and At returns: most who take a batch do not want it. It holds until Reset.
+func (b *Batch) Namings() []Naming { return b.namings }
+
+// EachNaming hands to a sink the namings from the ith on that were put in before event n, and
+// returns the number of the next.
+func (b *Batch) EachNaming(to NamingSink, i, n int) int {
+	for i < len(b.namings) && int(b.places[i]) <= n {
+		to.Naming(&b.namings[i])
+		i++
+	}
+	return i
+}
+
+// Naming puts a copy of n in.
+func (b *Batch) Naming(n *Naming) {
+	b.places = append(b.places, int32(len(b.order)))
+	b.namings = append(b.namings, *n)
+	b.namings[len(b.namings)-1].Name = b.keep(n.Name)
 }
 
 // Connection puts a copy of c in.

@@ -94,6 +94,28 @@ func (w *eventWriter) Connection(c *event.Connection) {
 	w.end(b, c.Zone, c.Frame)
 }
 
+// Naming writes what a frame said of a host as one line.
+func (w *eventWriter) Naming(n *event.Naming) {
+	b := w.begin("host", n.Time)
+	b = append(append(append(b, `,"via":"`...), n.Via.String()...), '"')
+	if n.Addr.IsValid() {
+		b = appendAddr(append(b, `,"ip":`...), n.Addr)
+	}
+	if n.MAC != (event.MAC{}) {
+		b = append(append(append(b, `,"mac":"`...), n.MAC.String()...), '"')
+	}
+	if len(n.Name) > 0 {
+		b = appendString(append(b, `,"name":`...), n.Name)
+	}
+	if n.Lease != 0 {
+		b = appendUint(append(b, `,"lease":`...), n.Lease)
+	}
+	if n.Ended {
+		b = append(b, `,"ended":1`...)
+	}
+	w.end(b, n.Zone, n.Frame)
+}
+
 func (w *eventWriter) begin(kind string, t event.Time) []byte {
 	b := append(append(append(w.buf[:0], `{"k":"`...), kind...), `","t":`...)
 	return strconv.AppendInt(b, int64(t), 10)

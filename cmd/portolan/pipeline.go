@@ -12,6 +12,7 @@ import (
 	"portolan/cmd/internal/config"
 	"portolan/cmd/internal/fleet"
 	"portolan/correlate"
+	"portolan/correlate/attribute"
 	"portolan/correlate/baseline"
 	"portolan/sensor"
 	"portolan/sensor/event"
@@ -25,6 +26,7 @@ type pipeline struct {
 	correlator *correlate.Correlator
 	allow      *allowRules
 	baseline   *baseline.Model
+	hosts      *attribute.Hosts
 	bus        *bus.Bus
 	show       func(*bus.Message) // sees each message after it was queued for NATS; must not block; may be nil
 
@@ -58,8 +60,12 @@ func newPipeline(cfg *config.Config, device string, b *bus.Bus, show func(*bus.M
 	if err != nil {
 		return nil, err
 	}
+	hosts, err := attribute.NewHosts(attribute.DefaultHostsConfig())
+	if err != nil {
+		return nil, err
+	}
 	l := &pipeline{
-		cfg: cfg, device: device, correlator: c, allow: newAllowRules(cfg.Allow), baseline: m, bus: b, show: show,
+		cfg: cfg, device: device, correlator: c, allow: newAllowRules(cfg.Allow), baseline: m, hosts: hosts, bus: b, show: show,
 		queue: make(chan correlate.Hit, queueHits),
 	}
 	l.context.Store(&bus.Context{Sensor: cfg.Sensor, Version: thisBuild().Version, Device: device, Attributed: cfg.Attribution.Expected})
@@ -111,6 +117,7 @@ func (l *pipeline) publish() {
 		c.Created = time.Now()
 		report := l.chance.Load()
 		report.expected[h.Level].put(&c, &report.stats)
+		c.Holder, _ = l.hosts.At(h.Zone, h.Connection.Src.Addr(), h.Connection.Time)
 		m := bus.NewMessage(&h, c)
 		if l.allow.holds(h.Level, m, c.Created) {
 			continue
@@ -240,6 +247,9 @@ func (s *ringSink) Batch(b *event.Batch) {
 	}
 	s.hits = s.line.correlator.ObserveBatch(s.hits[:0], b)
 	s.line.give(s.hits)
+	for i := range b.Namings() {
+		s.line.hosts.Observe(&b.Namings()[i])
+	}
 	s.latest.Store(int64(latest))
 	if s.observations != nil {
 		b.Each(s.observations)

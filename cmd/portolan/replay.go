@@ -13,6 +13,7 @@ import (
 	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
 	"portolan/correlate"
+	"portolan/correlate/attribute"
 	"portolan/sensor"
 	"portolan/sensor/decode"
 	"portolan/sensor/event"
@@ -150,6 +151,7 @@ type replayer struct {
 	asOf       decode.Counters // of the decoder, at the event at hand
 	correlator *correlate.Correlator
 	allow      *allowRules
+	hosts      *attribute.Hosts
 	device     string     // base name of the file
 	gaps       []string   // of an archive: what its records do not tell; else nil
 	begin      event.Time // of this traffic; valid once clock moved
@@ -163,6 +165,9 @@ type replayer struct {
 func (r *replayer) restart() (err error) {
 	r.clock, r.next, r.summary, r.asOf = math.MinInt64, math.MinInt64, summary{}, decode.Counters{}
 	if r.decoder, err = decode.New(r.cfg.Capture.Decode); err != nil {
+		return err
+	}
+	if r.hosts, err = attribute.NewHosts(attribute.DefaultHostsConfig()); err != nil {
 		return err
 	}
 	r.allow = newAllowRules(r.cfg.Allow)
@@ -241,6 +246,9 @@ func (r *replayer) Connection(c *event.Connection) {
 	r.take()
 }
 
+// Naming takes note of who holds an address.
+func (r *replayer) Naming(n *event.Naming) { r.hosts.Observe(n) }
+
 // tick advances the correlator each second of packet time.
 func (r *replayer) tick(t event.Time) {
 	if r.clock == math.MinInt64 {
@@ -272,6 +280,7 @@ func (r *replayer) take() {
 		c.Sequence = r.sequence + 1
 		expected := expectedFalse(&r.cfg.Correlate, &traffic, r.clock.Sub(r.begin))
 		expected[h.Level].put(&c, &traffic)
+		c.Holder, _ = r.hosts.At(h.Zone, h.Connection.Src.Addr(), h.Connection.Time)
 		m := bus.NewMessage(h, c)
 		if r.allow.holds(h.Level, m, r.clock.UTC()) {
 			continue

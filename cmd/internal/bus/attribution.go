@@ -48,6 +48,7 @@ type Attribution struct {
 	Records    int       `json:"records,omitempty"`    // of endpoints that fit, the refused ones among them
 	Refused    int       `json:"refused,omitempty"`    // of those, records of hosts that do not have the address
 	SkewNS     *int64    `json:"skew_ns,omitempty"`    // the endpoint's clock against the sensor's
+	Host       *Holder   `json:"host,omitempty"`       // by the sensor; absent when frames told nothing
 }
 
 // Endpoint is a host that speaks for itself.
@@ -165,7 +166,9 @@ func (m *Message) Reattribute(old *Message) {
 // attribute sets what depends on the attribution. What the sensor itself said of the host stays.
 func (m *Message) attribute(a *Attribution, step uint32) {
 	p := &m.Portolan
+	host := p.Attribution.Host
 	p.Attribution = *a
+	p.Attribution.Host = host
 	p.Revision = EnrichedRevision(p.Revision, step)
 	if p.State != stateRetracted {
 		p.State = stateEnriched

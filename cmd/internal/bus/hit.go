@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"portolan/correlate"
+	"portolan/correlate/attribute"
 	"portolan/sensor/event"
 )
 
@@ -101,6 +102,7 @@ func NewMessage(h *correlate.Hit, c Context) *Message {
 	if c.Attributed {
 		m.Portolan.Attribution = Attribution{Status: pending, Reason: "a later revision says what endpoints know of it"}
 	}
+	m.Portolan.Attribution.Host = holderOf(&c.Holder)
 	if !c.Created.IsZero() {
 		t := c.Created.UTC()
 		m.Event.Created = &t
@@ -111,8 +113,35 @@ func NewMessage(h *correlate.Hit, c Context) *Message {
 	if c.Device != "" {
 		m.Observer.Ingress = &Ingress{Interface: Interface{Name: clean(c.Device)}}
 	}
+	if h := m.Portolan.Attribution.Host; h != nil {
+		for _, n := range h.Names {
+			if !slices.Contains(m.Related.Hosts, n.Name) {
+				m.Related.Hosts = append(m.Related.Hosts, n.Name)
+			}
+		}
+	}
 	m.Message = m.sentence()
 	return m
+}
+
+// holderOf returns who held an address as messages have it, nil when nothing is known.
+func holderOf(h *attribute.HostHolder) *Holder {
+	if h.MAC == (event.MAC{}) && len(h.Names) == 0 {
+		return nil
+	}
+	to := &Holder{Contested: h.Contested}
+	if h.MAC != (event.MAC{}) {
+		since, seen := h.Since.UTC(), h.Last.UTC()
+		to.MAC, to.Via, to.Since, to.Seen = macText(h.MAC), h.Via.String(), &since, &seen
+	}
+	if h.Lease != 0 {
+		lease := h.Lease.UTC()
+		to.Lease = &lease
+	}
+	for _, n := range h.Names {
+		to.Names = append(to.Names, HostName{Name: clean(n.Text), Via: n.Via.String(), Seen: n.Seen.UTC()})
+	}
+	return to
 }
 
 // MessageID returns what names one revision of a hit: its id, a dot, the revision.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"portolan/correlate"
+	"portolan/correlate/attribute"
 )
 
 // Schema names the form of a Message. Minor versions only add.
@@ -323,6 +324,25 @@ type Decoys struct {
 	Alert uint64 `json:"alert"`
 }
 
+// Holder is who held the client's address, as hosts and servers on the mirrored network said
+// themselves.
+type Holder struct {
+	MAC       string     `json:"mac,omitempty"`   // RFC 7042; other than source.mac when a router is in between
+	Via       string     `json:"via,omitempty"`   // how MAC was learned: "arp", "nd", "dhcp", "dhcpv6"
+	Since     *time.Time `json:"since,omitempty"` // seen to hold it from here
+	Seen      *time.Time `json:"seen,omitempty"`  // to here
+	Lease     *time.Time `json:"lease,omitempty"` // when the lease that a server gave ends
+	Contested bool       `json:"contested,omitempty"`
+	Names     []HostName `json:"names,omitempty"` // newest first
+}
+
+// HostName is what a host called itself.
+type HostName struct {
+	Name string    `json:"name"`
+	Via  string    `json:"via"` // "dhcp", "dhcpv6", "mdns", "netbios"
+	Seen time.Time `json:"seen"`
+}
+
 // Context is what a message says that the hit itself does not know.
 type Context struct {
 	Sensor  string    // one subject token, see ValidateSensor
@@ -344,6 +364,8 @@ type Context struct {
 	Directions Directions // empty strings for Unknown
 
 	Attributed bool // an enricher is expected to say who made the connection
+
+	Holder attribute.HostHolder // of the client's address; the zero value when nothing is known
 }
 
 // Encode returns the message as one line of JSON without a newline, never longer than MaxMessage.

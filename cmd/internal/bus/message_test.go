@@ -17,6 +17,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"portolan/correlate"
+	"portolan/correlate/attribute"
 	"portolan/sensor/event"
 )
 
@@ -121,8 +122,11 @@ func goldenHits() map[string]*correlate.Hit {
 	}
 	txt.Calc.EValue = math.Inf(1)
 
+	host := halfSwap()
+	host.ID = testID(6)
+
 	return map[string]*correlate.Hit{
-		"alert-address": halfSwap(), "alert-port": port, "watch-port": mulAdd(), "retracted": retracted,
+		"alert-host": host, "alert-address": halfSwap(), "alert-port": port, "watch-port": mulAdd(), "retracted": retracted,
 		"alert-ipv6": v6, "alert-txt": txt,
 	}
 }
@@ -134,6 +138,18 @@ func testContext() Context {
 		ExpectedFalsePerDay: 0.0021, Verdict: Partial, Why: []string{"TCP is seen from clients only"},
 		Loss:       Loss{Ring: 12, Unknown: []string{"nic"}},
 		Directions: Directions{DNS: Both, TCP: FromClient},
+	}
+}
+
+// testHolder is a host that asked for a lease, behind a router.
+func testHolder() attribute.HostHolder {
+	return attribute.HostHolder{
+		MAC: event.MAC{0x52, 0x54, 0, 0xab, 0xcd, 0xef}, Via: event.DHCP, Since: start.Add(-time.Hour), Last: start.Add(-time.Minute),
+		Lease: start.Add(time.Hour),
+		Names: []attribute.HostName{
+			{Text: "lab-pc7", Via: event.DHCP, Seen: start.Add(-time.Hour)},
+			{Text: "lab-pc7.local", Via: event.MDNS, Seen: start.Add(-2 * time.Hour)},
+		},
 	}
 }
 
@@ -171,7 +187,11 @@ func TestGoldenMessages(t *testing.T) {
 	s := schema(t)
 	for name, h := range goldenHits() {
 		t.Run(name, func(t *testing.T) {
-			m := NewMessage(h, testContext())
+			c := testContext()
+			if name == "alert-host" {
+				c.Holder = testHolder()
+			}
+			m := NewMessage(h, c)
 			b, err := m.Encode()
 			if err != nil {
 				t.Fatal(err)
@@ -368,6 +388,7 @@ func TestTextIsHarmless(t *testing.T) {
 	p.Coverage.Verdict, p.Coverage.Why, p.Coverage.Loss.Unknown = nasty, []string{nasty}, []string{nasty}
 	p.Coverage.Directions.DNS, p.Attribution.Status, p.Attribution.Reason = nasty, nasty, nasty
 	p.Calc.EValueLog10, p.Calc.Chance, p.Baseline.Chance = math.Inf(1), math.NaN(), math.Inf(-1)
+	p.Attribution.Host = &Holder{MAC: nasty, Via: nasty, Contested: true, Names: []HostName{{Name: nasty, Via: nasty}}}
 	decoded.Observer.Name, decoded.Source.MAC, decoded.Network.Transport = nasty, nasty, nasty
 	decoded.Source.IP = addr("fe80::1").WithZone(nasty)
 	decoded.Destination.IP = addr("fe80::2").WithZone(nasty)

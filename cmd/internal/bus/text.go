@@ -34,6 +34,9 @@ func (m *Message) WriteText(w io.Writer, color bool) error {
 	t.head(m)
 	t.row("when", whenText(m))
 	t.row("client", clientText(m))
+	if h := m.Portolan.Attribution.Host; h != nil {
+		t.row("host", holderText(h, m.Source.MAC))
+	}
 	t.row("lookup", lookupText(m))
 	if m.Portolan.Level == correlate.Lead.String() {
 		t.row("why", clean(m.Portolan.Calc.Expression))
@@ -106,6 +109,29 @@ func clientText(m *Message) string {
 		s += ", MAC " + clean(m.Source.MAC)
 	}
 	return s
+}
+
+// holderText says who held the client's address; frame is the address that the connection's own
+// frame came from.
+func holderText(h *Holder, frame string) string {
+	var parts []string
+	for _, n := range h.Names[:min(len(h.Names), maxAlternatives)] {
+		parts = append(parts, fmt.Sprintf("%s (%s)", clean(n.Name), clean(n.Via)))
+	}
+	if h.MAC != "" {
+		s := fmt.Sprintf("MAC %s by %s", clean(h.MAC), clean(h.Via))
+		if frame != "" && h.MAC != frame {
+			s += ", behind a router"
+		}
+		parts = append(parts, s)
+	}
+	if h.Lease != nil {
+		parts = append(parts, "leased until "+h.Lease.UTC().Format("2006-01-02 15:04:05"))
+	}
+	if h.Contested {
+		parts = append(parts, "another host claims the address, too")
+	}
+	return strings.Join(parts, "; ")
 }
 
 func lookupText(m *Message) string {

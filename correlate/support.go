@@ -253,9 +253,12 @@ const portMixtures = 1<<hypothesis.Port4 | 1<<hypothesis.Port6 | 1<<hypothesis.C
 // takeUp settles the connection x, which nothing pending comes before.
 func (s *shard) takeUp(dst []Hit, n uint32, c *client, x *pending) []Hit {
 	c.conns++
+	zone := s.in(c.zone)
+	zone.Connections++
 	told := x.class == explained || x.trials&portMixtures != 0
 	if told {
 		c.explained++
+		zone.Explained++
 		s.stats.Explained++
 		s.contact(c, x)
 	}

@@ -115,6 +115,8 @@ type shard struct {
 	words      []uint32
 	scratch    []byte // of takeRecords
 	stats      Stats
+	zones      map[event.Zone]*ZoneStats
+	zone       *ZoneStats // of the connection settled last
 	touched    uint64   // of what fetch read
 	_          [64]byte // keeps two shards' locks off one cache line
 }

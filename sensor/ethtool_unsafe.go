@@ -24,13 +24,14 @@ type ethtoolRequest struct {
 // rxVLAN is ETH_FLAG_RXVLAN in linux/ethtool.h: the adapter takes VLAN tags off.
 const rxVLAN = 1 << 8
 
-func ethtool(fd int, device string, v *ethtoolValue) error {
+// ethtool makes a request of the form that its first word, the command, names; v points to all of it.
+func ethtool(fd int, device string, v unsafe.Pointer) error {
 	var r ethtoolRequest
 	if len(device) >= len(r.name) {
 		return unix.ENODEV
 	}
 	copy(r.name[:], device)
-	r.data = unsafe.Pointer(v)
+	r.data = v
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&r)))
 	runtime.KeepAlive(v)
 	if errno != 0 {
@@ -47,18 +48,18 @@ func keepTags(device string) (restore func(), err error) {
 		return nil, fmt.Errorf("ask for the adapter's VLAN offload: %w", err)
 	}
 	v := ethtoolValue{cmd: unix.ETHTOOL_GFLAGS}
-	err = ethtool(fd, device, &v)
+	err = ethtool(fd, device, unsafe.Pointer(&v))
 	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && v.data&rxVLAN == 0 {
 		unix.Close(fd)
 		return func() {}, nil
 	}
 	if err == nil {
 		v.cmd, v.data = unix.ETHTOOL_SFLAGS, v.data&^rxVLAN
-		err = ethtool(fd, device, &v)
+		err = ethtool(fd, device, unsafe.Pointer(&v))
 	}
 	if err == nil {
 		v.cmd = unix.ETHTOOL_GFLAGS
-		if err = ethtool(fd, device, &v); err == nil && v.data&rxVLAN != 0 {
+		if err = ethtool(fd, device, unsafe.Pointer(&v)); err == nil && v.data&rxVLAN != 0 {
 			err = errors.New("it stays on")
 		}
 	}
@@ -69,9 +70,9 @@ func keepTags(device string) (restore func(), err error) {
 	return func() {
 		defer unix.Close(fd)
 		v := ethtoolValue{cmd: unix.ETHTOOL_GFLAGS}
-		if ethtool(fd, device, &v) == nil {
+		if ethtool(fd, device, unsafe.Pointer(&v)) == nil {
 			v.cmd, v.data = unix.ETHTOOL_SFLAGS, v.data|rxVLAN
-			_ = ethtool(fd, device, &v) // the interface may be gone
+			_ = ethtool(fd, device, unsafe.Pointer(&v)) // the interface may be gone
 		}
 	}, nil
 }

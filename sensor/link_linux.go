@@ -14,14 +14,26 @@ import (
 // link is a network interface as rtnetlink describes it, in the network namespace of the
 // calling thread. The files in /sys/class/net tell of the namespace that mounted them.
 type link struct {
+	name     string
 	index    int
 	hardware uint16 // ARPHRD_ number
 	flags    uint32 // IFF_ bits
+	mtu      int
+	kind     string // such as "veth" or "ifb"; "" for hardware
 	counts   Interface
 }
 
 // findLink returns the interface of that name, or ErrNoInterface with those there are.
 func findLink(name string) (link, error) {
+	return selectLink(func(l *link) bool { return l.name == name })
+}
+
+// linkAt returns the interface with an index, whatever it is called now.
+func linkAt(index int) (link, error) {
+	return selectLink(func(l *link) bool { return l.index == index })
+}
+
+func selectLink(wanted func(*link) bool) (link, error) {
 	messages, err := rtnetlink(unix.RTM_GETLINK)
 	if err != nil {
 		return link{}, fmt.Errorf("list interfaces: %w", err)
@@ -42,19 +54,24 @@ func findLink(name string) (link, error) {
 			index:    int(int32(binary.NativeEndian.Uint32(m.Data[4:]))),
 			flags:    binary.NativeEndian.Uint32(m.Data[8:]),
 		}
-		var found string
 		for _, a := range attributes {
 			switch a.Attr.Type {
 			case unix.IFLA_IFNAME:
-				found = strings.TrimRight(string(a.Value), "\x00")
+				l.name = strings.TrimRight(string(a.Value), "\x00")
+			case unix.IFLA_MTU:
+				if len(a.Value) >= 4 {
+					l.mtu = int(binary.NativeEndian.Uint32(a.Value))
+				}
+			case unix.IFLA_LINKINFO:
+				l.kind = linkKind(a.Value)
 			case unix.IFLA_STATS64:
 				l.counts = interfaceCounts(a.Value)
 			}
 		}
-		if found == name {
+		if wanted(&l) {
 			return l, nil
 		}
-		names = append(names, found)
+		names = append(names, l.name)
 	}
 	return link{}, fmt.Errorf("%w; there are %s", ErrNoInterface, strings.Join(names, ", "))
 }
@@ -76,7 +93,7 @@ func interfaceCounts(b []byte) Interface {
 		}
 		return binary.NativeEndian.Uint64(b[8*i:])
 	}
-	return Interface{Errors: count(4), Dropped: count(6), Missed: count(15)}
+	return Interface{Errors: count(4), Dropped: count(6), Missed: count(15), Overrun: max(count(11), count(14))}
 }
 
 // linkType says how the interface's frames begin in a packet socket.
@@ -99,9 +116,18 @@ func (i Interface) since(last Interface) Interface {
 		}
 		return now - before
 	}
-	return Interface{grown(i.Dropped, last.Dropped), grown(i.Missed, last.Missed), grown(i.Errors, last.Errors)}
+	return Interface{
+		grown(i.Dropped, last.Dropped), grown(i.Missed, last.Missed), grown(i.Overrun, last.Overrun), grown(i.Errors, last.Errors),
+		grown(i.Driver, last.Driver), grown(i.Queue, last.Queue),
+	}
 }
 
-func (i Interface) plus(more Interface) Interface {
-	return Interface{i.Dropped + more.Dropped, i.Missed + more.Missed, i.Errors + more.Errors}
+// linkKind reads IFLA_INFO_KIND among the attributes of an IFLA_LINKINFO.
+func linkKind(b []byte) (kind string) {
+	attributes(b, func(k uint16, value []byte) {
+		if k == unix.IFLA_INFO_KIND {
+			kind = strings.TrimRight(string(value), "\x00")
+		}
+	})
+	return kind
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,7 +31,8 @@ type Sensor struct {
 	log   *slog.Logger
 	rings []*ring
 
-	linkUp    bool       // when Run, which alone uses it, looked last
+	link      link       // when Run, which alone uses it, looked last
+	linkUp    bool       // likewise
 	prefilter *prefilter // of the sockets that are open; nil when none are
 
 	mu     sync.Mutex
@@ -39,6 +41,9 @@ type Sensor struct {
 	now    bpffilter.Counts // by the one in force
 	nic    Interface        // counted since Open
 	last   Interface        // as the interface itself counts
+	driver driverCounters   // of its adapter
+	gaps   []Gap
+	dark   time.Duration // of the gaps that are over
 	cancel func()           // ends Run; nil before it began
 	done   chan struct{}    // closed when Run has ended; nil before it began
 	closed bool
@@ -60,7 +65,7 @@ func Open(cfg Config) (*Sensor, error) {
 		if err != nil {
 			return nil, err
 		}
-		r := &ring{index: i, decoder: d}
+		r := &ring{index: i, decoder: d, down: func() { s.goesDark(GapLink, time.Now()) }}
 		if n := len(cfg.CPUs); n > 0 {
 			r.cpus = []int{cfg.CPUs[i%n]}
 		}
@@ -89,13 +94,21 @@ func (s *Sensor) open() error {
 	}
 	for i, h := range handles {
 		s.rings[i].handle = h
+		s.rings[i].n.longest = l.mtu + lineOverhead
 	}
 	s.prefilter = p
 	s.mu.Lock()
 	s.force = p.inForce
 	s.mu.Unlock()
+	s.link = l
 	s.linkUp = l.flags&unix.IFF_LOWER_UP != 0
-	s.countInterface(l.counts)
+	if s.linkUp {
+		s.isBack(time.Now())
+	} else {
+		s.goesDark(GapLink, time.Now())
+	}
+	s.findCounters(l.name)
+	s.countInterface(s.count(l))
 	return nil
 }
 
@@ -126,6 +139,7 @@ func (s *Sensor) Run(ctx context.Context, newSink func(ring int) event.BatchSink
 		if ctx.Err() != nil {
 			return nil
 		}
+		s.goesDark(GapInterface, time.Now())
 		s.log.Warn("interface gone, waiting for it")
 		if err := s.reopen(ctx); err != nil {
 			if ctx.Err() != nil {
@@ -184,15 +198,74 @@ func (s *Sensor) look() {
 	s.mu.Lock()
 	s.now = n
 	s.mu.Unlock()
-	l, err := findLink(s.cfg.Device)
+	l, err := linkAt(s.link.index)
 	if err != nil {
+		return // gone, which the rings find out
+	}
+	if l.name != s.link.name { // the sockets do not mind
+		s.log.Warn("interface renamed, capturing on", "name", l.name)
+		s.findCounters(l.name)
+	}
+	s.link = l
+	s.countInterface(s.count(l))
+	const up = unix.IFF_UP | unix.IFF_LOWER_UP
+	isUp := l.flags&up == up
+	if isUp {
+		s.isBack(time.Now())
+	} else {
+		s.goesDark(GapLink, time.Now().Add(-statsInterval)) // when it was looked at last it was up
+	}
+	if s.linkUp != isUp {
+		s.linkUp = isUp
+		s.log.Info("link changed", "up", isUp)
+	}
+}
+
+// findCounters looks up which counters of its own the driver of an interface has.
+func (s *Sensor) findCounters(name string) {
+	c := findDriverCounters(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.driver = c
+}
+
+// count returns what the interface counts now, in all ways there are.
+func (s *Sensor) count(l link) Interface {
+	n := l.counts
+	s.mu.Lock()
+	last := s.last
+	s.mu.Unlock()
+	n.Driver = s.driver.read(last.Driver)
+	if l.kind == "ifb" {
+		n.Queue = queueDrops(l.index, last.Queue)
+	}
+	return n
+}
+
+// goesDark begins a gap, unless there is one. That the interface is gone is said of one that began with its link.
+func (s *Sensor) goesDark(cause string, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.gaps); n > 0 && s.gaps[n-1].To.IsZero() {
+		if cause == GapInterface {
+			s.gaps[n-1].Cause = cause
+		}
 		return
 	}
-	s.countInterface(l.counts)
-	const up = unix.IFF_UP | unix.IFF_LOWER_UP
-	if was := s.linkUp; was != (l.flags&up == up) {
-		s.linkUp = !was
-		s.log.Info("link changed", "up", s.linkUp)
+	if len(s.gaps) == maxGaps {
+		s.gaps = slices.Delete(s.gaps, 0, 1)
+	}
+	s.gaps = append(s.gaps, Gap{From: at, Cause: cause})
+}
+
+// isBack ends the gap that there is, if any.
+func (s *Sensor) isBack(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.gaps); n > 0 && s.gaps[n-1].To.IsZero() {
+		g := &s.gaps[n-1]
+		g.To = at
+		s.dark += g.To.Sub(g.From)
 	}
 }
 
@@ -243,6 +316,12 @@ func (s *Sensor) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sum.Interface = s.nic
+	sum.Counter = s.nic.counter(&s.driver)
+	sum.Gaps = slices.Clone(s.gaps)
+	sum.Dark = s.dark
+	if n := len(s.gaps); n > 0 && s.gaps[n-1].To.IsZero() {
+		sum.Dark += time.Since(s.gaps[n-1].From)
+	}
 	sum.Prefilter = s.passed
 	sum.Prefilter.Add(&s.now)
 	return sum

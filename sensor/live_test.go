@@ -814,7 +814,7 @@ func TestFindLink(t *testing.T) {
 	for i := range 25 {
 		binary.NativeEndian.PutUint64(b[8*i:], uint64(i))
 	}
-	if got, want := interfaceCounts(b), (Interface{Errors: 4, Dropped: 6, Missed: 15}); got != want {
+	if got, want := interfaceCounts(b), (Interface{Errors: 4, Dropped: 6, Missed: 15, Overrun: 14}); got != want {
 		t.Errorf("counts %+v, want %+v", got, want)
 	}
 	if got := interfaceCounts(b[:50]); got != (Interface{Errors: 4}) {
@@ -824,7 +824,7 @@ func TestFindLink(t *testing.T) {
 
 func TestInterfaceSince(t *testing.T) {
 	last := Interface{Dropped: 10, Missed: 10, Errors: 10}
-	if got, want := (Interface{11, 10, 3}).since(last), (Interface{1, 0, 3}); got != want {
+	if got, want := (Interface{Dropped: 11, Missed: 10, Errors: 3}).since(last), (Interface{Dropped: 1, Errors: 3}); got != want {
 		t.Errorf("since %+v: %+v, want %+v", last, got, want)
 	}
 }

@@ -91,18 +91,3 @@ func checkStack(l link) error {
 	}
 	return nil
 }
-
-// linkKind returns IFLA_INFO_KIND out of the attributes in an IFLA_LINKINFO.
-func linkKind(b []byte) string {
-	for len(b) >= unix.SizeofRtAttr {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < unix.SizeofRtAttr || n > len(b) {
-			break
-		}
-		if binary.NativeEndian.Uint16(b[2:]) == unix.IFLA_INFO_KIND {
-			return strings.TrimRight(string(b[unix.SizeofRtAttr:n]), "\x00")
-		}
-		b = b[min((n+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1), len(b)):]
-	}
-	return ""
-}

@@ -101,8 +101,8 @@ func Replay(ctx context.Context, r io.Reader, cfg ReplayConfig, to event.Sink) (
 	}
 	defer c.close()
 
-	w := walker{format: c.format, after: c.begin}
-	decoded := decoding{Decoder: d}
+	w := walker{format: c.format, after: c.begin, count: RingStats{longest: jumbo}}
+	decoded := decoding{Decoder: d, count: RingStats{longest: jumbo}}
 	out := delivery{to: to, asOf: cfg.AsOf, progress: cfg.Progress, last: time.Now()}
 	chunks := make([]*chunk, chunksAhead)
 	for i := range chunks {

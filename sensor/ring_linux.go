@@ -25,6 +25,7 @@ type ring struct {
 	decoder *decode.Decoder
 	batch   event.Batch
 	sink    event.BatchSink
+	down    func() // called when the link is found down
 	n       RingStats
 	counted time.Time // when the kernel's counters were read last
 	looked  time.Time // when the ring was looked at last, or the wait for it ended
@@ -66,6 +67,7 @@ func (r *ring) read(ctx context.Context) (err error) {
 		}
 		if err := r.handle.wait(); errors.Is(err, errLinkDown) {
 			r.n.LinkDowns++
+			r.down()
 		} else if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package sensor
 
 import (
 	"reflect"
+	"slices"
 	"time"
 
 	"portolan/bpffilter"
@@ -19,6 +20,8 @@ type Stats struct {
 	Bytes         uint64 // on the wire, of these frames
 	CapturedBytes uint64 // captured, of these frames
 	Truncated     uint64 // frames of which less was captured than was on the wire
+	Oversize      uint64 // frames longer than the line carries; in a capture file, than a jumbo frame
+	Backward      uint64 // frames stamped more than a second before one that came earlier
 	Reasons       [decode.NumReasons]uint64
 	// Counters of all decoders, and what a caller's Decoder brought along. Live, Queries
 	// lacks most of those over TCP, which the kernel filter drops.
@@ -27,6 +30,11 @@ type Stats struct {
 
 	Rings     []RingStats // live only, one for each ring
 	Interface Interface   // live only
+	// Counter names the counters that Interface.Lost comes from, such as "rx_dropped" or "rx_out_of_buffer of
+	// mlx5_core". Live only.
+	Counter string
+	Gaps    []Gap         // live only: the newest, in order
+	Dark    time.Duration // live only: how long all gaps lasted, the open one up to now
 	// Prefilter is what an eBPF prefilter saw, by class: with XDP all frames of the interface
 	// but those that this host sends. Live only; zero without one.
 	Prefilter bpffilter.Counts
@@ -46,6 +54,8 @@ type RingStats struct {
 	Bytes         uint64 // on the wire, of these frames
 	CapturedBytes uint64 // captured, of these frames
 	Truncated     uint64 // frames of which less was captured than was on the wire
+	Oversize      uint64 // frames longer than the line carries: the adapter or the kernel merged several
+	Backward      uint64 // frames stamped more than a second before one that came earlier: the clock was set
 	Early         uint64 // frames that came before the filter was in force, thrown away
 	Reasons       [decode.NumReasons]uint64
 	Counters      decode.Counters
@@ -57,19 +67,69 @@ type RingStats struct {
 
 	LinkDowns uint64 // times the link was found down
 	Reopens   uint64 // times the socket was opened anew because its device had gone
+
+	longest int // bytes of a frame on the line, tags included
 }
+
+const (
+	backward     = event.Time(time.Second) // rings and taps deliver out of turn, but not by so much
+	lineOverhead = 14 + 2*4                // Ethernet header and two VLAN tags: what a frame may be longer than the MTU
+	jumbo        = 9216 + lineOverhead     // the longest frame on any Ethernet, for captures that do not tell theirs
+)
 
 // Interface holds what the network interface itself counted since Open, frames that never reached a ring.
 type Interface struct {
-	Dropped uint64 // rx_dropped: no buffer, or no protocol that wanted the frame
+	Dropped uint64 // rx_dropped: no buffer, longer than the MTU, or no protocol that wanted the frame
 	Missed  uint64 // rx_missed_errors: the adapter had no room
+	Overrun uint64 // rx_over_errors or rx_fifo_errors, whichever is more: the adapter's queue was full
 	Errors  uint64 // rx_errors: bad checksums, lengths and the like
+	Driver  uint64 // what the driver counts under names of its own, as "ethtool -S" shows them
+	Queue   uint64 // drops of the queueing discipline, of an interface that has one on the way to us: an ifb
 }
+
+// Lost returns how many frames the interface lost. What drivers count under names of their own is mostly in the
+// standard counters too, but not always: the greater of the two is nearest to the truth.
+func (i Interface) Lost() uint64 {
+	return i.Queue + max(i.standard(), i.Driver)
+}
+
+// standard returns what the counters say that every driver has. Some count a full queue as missed as well.
+func (i Interface) standard() uint64 { return i.Dropped + max(i.Missed, i.Overrun) }
+
+// plus returns the sums of both.
+func (i Interface) plus(more Interface) Interface {
+	return Interface{
+		i.Dropped + more.Dropped, i.Missed + more.Missed, i.Overrun + more.Overrun, i.Errors + more.Errors,
+		i.Driver + more.Driver, i.Queue + more.Queue,
+	}
+}
+
+// Gap is a time without frames because the link or the interface was away, told to about a second.
+type Gap struct {
+	From  time.Time
+	To    time.Time // zero while it lasts
+	Cause string    // GapLink or GapInterface
+}
+
+// The causes of a Gap.
+const (
+	GapLink      = "link down"
+	GapInterface = "interface gone"
+)
+
+// maxGaps bounds the gaps in Stats; the oldest make room.
+const maxGaps = 64
 
 // count adds a frame that ended in reason r.
 func (s *RingStats) count(f *decode.Frame, r decode.Reason) {
 	if s.Frames == 0 {
 		s.First, s.Last = f.Time, f.Time
+	}
+	if f.Time < s.Last-backward {
+		s.Backward++
+	}
+	if f.Len > s.longest {
+		s.Oversize++
 	}
 	s.First, s.Last = min(s.First, f.Time), max(s.Last, f.Time)
 	s.Frames++
@@ -79,6 +139,26 @@ func (s *RingStats) count(f *decode.Frame, r decode.Reason) {
 		s.Truncated++
 	}
 	s.Reasons[r]++
+}
+
+// Add adds what another sensor counted.
+func (s *Stats) Add(o *Stats) {
+	sum := RingStats{
+		Frames: o.Frames, Bytes: o.Bytes, CapturedBytes: o.CapturedBytes, Truncated: o.Truncated, Oversize: o.Oversize,
+		Backward: o.Backward, Reasons: o.Reasons, Counters: o.Counters, First: o.First, Last: o.Last,
+	}
+	s.add(&sum)
+	s.Rings = append(slices.Clone(s.Rings), o.Rings...)
+	s.Prefilter.Add(&o.Prefilter)
+	s.Interface = s.Interface.plus(o.Interface)
+	if s.Counter == "" || o.Interface.Lost() > 0 {
+		s.Counter = o.Counter
+	}
+	s.Gaps = append(slices.Clone(s.Gaps), o.Gaps...)
+	s.Dark += o.Dark
+	if o.Incomplete != "" {
+		s.Incomplete = o.Incomplete
+	}
 }
 
 // add adds what one ring, or one file, counted.
@@ -95,6 +175,8 @@ func (s *Stats) add(r *RingStats) {
 	s.Bytes += r.Bytes
 	s.CapturedBytes += r.CapturedBytes
 	s.Truncated += r.Truncated
+	s.Oversize += r.Oversize
+	s.Backward += r.Backward
 	for i, n := range r.Reasons {
 		s.Reasons[i] += n
 	}

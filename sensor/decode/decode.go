@@ -57,7 +57,7 @@ func New(cfg Config) (*Decoder, error) {
 		message:    make([]byte, 2+maxMessage),
 	}
 	c := &d.counters
-	d.starts = newStarts(cfg.Starts, &c.StartsEvicted)
+	d.starts = newStarts(cfg.Starts, &c.StartsEvicted, &c.Copies)
 	d.flows = newFlows(cfg.Flows, &c.FlowsEvicted)
 	d.fragments = newAssemblies(cfg.Fragments, cfg.FragmentBytes, fragmentWindow, &c.FragmentsEvicted, &c.FragmentsEvicted)
 	d.streams = newAssemblies(cfg.Streams, cfg.StreamBytes, streamWindow, &c.StreamsEvicted, &c.StreamsCut)

@@ -34,6 +34,7 @@ func (d *Decoder) response(m *response) Reason {
 		return DNSNotLookup
 	}
 	d.counters.Responses++
+	d.counters.Iterative += uint64(^flags >> 8 & 1) // RD, which a response repeats
 	s := &d.dns
 	s.begin(m.msg)
 	if !s.questions(binary.BigEndian.Uint16(m.msg[4:])) {

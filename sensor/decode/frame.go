@@ -115,10 +115,12 @@ type Counters struct {
 	Queries     uint64 // DNS queries to port 53, over UDP, or seen at the start of a TCP segment
 	Responses   uint64 // DNS responses from port 53, over UDP or complete over TCP
 	Namings     uint64 // what frames said of hosts, handed to the Sink
+	Iterative   uint64 // of those, to questions that did not ask for recursion, as resolvers ask authoritative servers
 	Lookups     uint64 // responses handed to the Sink
 	Connections uint64 // connections handed to the Sink
 	SYN         uint64 // frames with SYN and none of ACK, RST, FIN, repeats included
 	SYNACK      uint64 // frames with SYN and ACK and none of RST, FIN, repeats included
+	Copies      uint64 // of SYN, those that came again within 100 ms: no host repeats one so soon, a mirror of two ports does
 
 	DNSPartial    uint64 // lookups that gave only the records before a cut or a malformed one
 	DNSMalformed  uint64 // messages from port 53 without a readable header and question

@@ -16,6 +16,9 @@ const ways = 8
 const (
 	repeatWindow event.Time = event.Time(120 * time.Second)
 	idleWindow   event.Time = event.Time(60 * time.Second)
+	// copyWindow is shorter than any host waits before it sends a SYN again: a second (RFC 6298, section 2.1), and
+	// longer than a mirror takes to deliver a copy.
+	copyWindow event.Time = event.Time(100 * time.Millisecond)
 )
 
 // A bucket names its entries by the whole of a seeded 64-bit hash over zone and endpoints:
@@ -40,10 +43,11 @@ type startBucket struct {
 type starts struct {
 	buckets []startBucket
 	evicted *uint64
+	copies  *uint64
 }
 
-func newStarts(entries int, evicted *uint64) starts {
-	return starts{buckets: make([]startBucket, buckets(entries)), evicted: evicted}
+func newStarts(entries int, evicted, copies *uint64) starts {
+	return starts{buckets: make([]startBucket, buckets(entries)), evicted: evicted, copies: copies}
 }
 
 // buckets returns the power of two of buckets that hold at least so many entries.
@@ -96,6 +100,9 @@ func (t *starts) syn(h uint64, now event.Time, seq uint32) bool {
 	}
 	age := now - s.at
 	repeat := s.seq == seq && age <= repeatWindow
+	if repeat && age <= copyWindow && age >= -copyWindow {
+		*t.copies++
+	}
 	if age >= 0 || age < -repeatWindow {
 		s.at, s.seq = now, seq
 	}

@@ -103,6 +103,10 @@ func NewMessage(h *correlate.Hit, c Context) *Message {
 		m.Portolan.Attribution = Attribution{Status: pending, Reason: "a later revision says what endpoints know of it"}
 	}
 	m.Portolan.Attribution.Host = holderOf(&c.Holder)
+	if c.Downgraded != nil {
+		d := *c.Downgraded
+		m.Portolan.Downgraded = &d
+	}
 	if !c.Created.IsZero() {
 		t := c.Created.UTC()
 		m.Event.Created = &t
@@ -308,7 +312,13 @@ func coverageOf(h *correlate.Hit, c Context) Coverage {
 			Late:        h.Coverage.Late,
 			Forgotten:   h.Coverage.Forgotten,
 			Gated:       h.Coverage.Gated,
+			Elsewhere:   c.Client.Hidden,
+			Resolver:    c.Client.Resolver(),
+			Shared:      c.Client.Alternates,
 		},
+		Rule:   clean(c.Rule),
+		Notes:  cleanAll(c.Notes),
+		Window: c.Window,
 	}
 	v.Loss.Unknown = cleanAll(c.Loss.Unknown)
 	v.Why = cleanAll(c.Why)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"portolan/cmd/internal/coverage"
 	"portolan/correlate"
 	"portolan/correlate/attribute"
 )
@@ -181,6 +182,14 @@ type Portolan struct {
 	Coverage    Coverage    `json:"coverage"`
 	Attribution Attribution `json:"attribution"`
 	Suppressed  *Suppressed `json:"suppressed,omitempty"` // makes the hit a summary of others like it
+	Downgraded  *Downgrade  `json:"downgraded,omitempty"` // says that level would be another on better coverage
+}
+
+// Downgrade says why a hit has a lower level than its evidence alone would give it. Id and evidence are the same.
+type Downgrade struct {
+	From string `json:"from"` // "alert"
+	Rule string `json:"rule"` // of package coverage, that made coverage blind; "client" when it concerns this client alone
+	Why  string `json:"why"`
 }
 
 // Match is one hypothesis that predicts the connection.
@@ -252,21 +261,32 @@ type Zone struct {
 
 // Coverage says what could be judged and what could not. A hit without it is not evidence.
 type Coverage struct {
-	Verdict    string         `json:"verdict"`       // "good", "partial" or "unknown"
-	Why        []string       `json:"why,omitempty"` // what makes it partial
+	Verdict    string         `json:"verdict"`         // "good", "partial", "blind" or "unknown"
+	Rule       string         `json:"rule,omitempty"`  // that gave the verdict, such as "loss.ring"
+	Why        []string       `json:"why,omitempty"`   // what makes it partial or blind: a rule's name, a colon, what was counted
+	Notes      []string       `json:"notes,omitempty"` // what else is known, written likewise
+	Window     *Window        `json:"window,omitempty"`
 	Loss       Loss           `json:"loss"`
 	Directions Directions     `json:"directions"`
 	Client     ClientCoverage `json:"client"`
 }
 
+// Window is the time that coverage is about: from the lookup, or some minutes earlier, up to when the message was made.
+// It is absent when that is all of the traffic so far.
+type Window struct {
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+}
+
 // The verdicts on coverage.
 const (
-	Good    = "good"
-	Partial = "partial"
-	Unknown = "unknown"
+	Good    = string(coverage.Good)
+	Partial = string(coverage.Partial)
+	Blind   = string(coverage.Blind)
+	Unknown = string(coverage.Unknown)
 )
 
-// Loss counts what was lost since the sensor started, by place; all but Correlator, Queue
+// Loss counts what was lost in the window, by place; all but Correlator, Queue
 // and Spool in frames.
 type Loss struct {
 	NIC        uint64   `json:"nic"`
@@ -315,6 +335,10 @@ type ClientCoverage struct {
 	Late        uint64  `json:"late"`
 	Forgotten   uint64  `json:"forgotten"`
 	Gated       bool    `json:"gated"` // it walks through many destinations: constants are not learned from it
+
+	Elsewhere []string `json:"elsewhere,omitempty"` // how it resolves out of sight, such as "DNS over TLS"
+	Resolver  bool     `json:"resolver,omitempty"`  // it asks many servers, as a resolver does: other hosts may be behind it
+	Shared    bool     `json:"shared,omitempty"`    // its address is that of two hosts, or behind two routers
 }
 
 // Decoys counts what hypotheses that run on scrambled answers reached at this sensor so far:
@@ -358,14 +382,17 @@ type Context struct {
 	ExpectedFalseBasis  string
 	Decoys              Decoys
 
-	Verdict    string // Good, Partial or Unknown; empty for Unknown
+	Verdict    string // Good, Partial, Blind or Unknown; empty for Unknown
+	Rule       string // that gave the verdict
 	Why        []string
+	Notes      []string
+	Window     *Window
 	Loss       Loss
-	Directions Directions // empty strings for Unknown
-
-	Attributed bool // an enricher is expected to say who made the connection
-
-	Holder attribute.HostHolder // of the client's address; the zero value when nothing is known
+	Directions Directions           // empty strings for Unknown
+	Holder     attribute.HostHolder // of the client's address; the zero value when nothing is known
+	Attributed bool                 // an enricher is expected to say who made the connection
+	Client     coverage.ClientView  // what is known of the hit's client besides
+	Downgraded *Downgrade           // nil when the hit has the level that its evidence gives it
 }
 
 // Encode returns the message as one line of JSON without a newline, never longer than MaxMessage.

@@ -1,6 +1,10 @@
 package bus
 
-import "time"
+import (
+	"time"
+
+	"portolan/cmd/internal/coverage"
+)
 
 // The forms of a CoverageRecord and of a Stat. Minor versions only add.
 const (
@@ -18,10 +22,17 @@ type CoverageRecord struct {
 	Device   string    `json:"device,omitempty"`
 	Interval float64   `json:"interval_s"`
 
-	Verdict    string     `json:"verdict"` // Good, Partial or Unknown
-	Why        []string   `json:"why,omitempty"`
-	Loss       Loss       `json:"loss"`
-	Directions Directions `json:"directions"`
+	Verdict    string             `json:"verdict"`        // Good, Partial, Blind or Unknown
+	Rule       string             `json:"rule,omitempty"` // that gave the verdict
+	Why        []string           `json:"why,omitempty"`
+	Findings   []coverage.Finding `json:"findings,omitempty"`
+	Loss       Loss               `json:"loss"`
+	Counter    string             `json:"counter,omitempty"` // where Loss.NIC comes from, such as "rx_out_of_buffer of mlx5_core"
+	Directions Directions         `json:"directions"`
+	Wire       *Wire              `json:"wire,omitempty"`
+	Clients    *Clients           `json:"clients,omitempty"`
+	Zones      []ZoneCoverage     `json:"zones,omitempty"` // at most maxZones, those with most connections
+	Gaps       []Gap              `json:"gaps,omitempty"`  // that touch the interval
 
 	Frames      uint64            `json:"frames"`
 	Bytes       uint64            `json:"bytes"`
@@ -54,6 +65,60 @@ type EnrichCounts struct {
 	Homeless uint64            `json:"homeless"`           // hosts and addresses for which there was no room
 	Crowded  uint64            `json:"crowded"`            // hits that more records fit than are weighed
 	Behind   uint64            `json:"behind"`             // records stored and not read yet
+}
+
+// Wire says what an interval's frames were like.
+type Wire struct {
+	Queries    uint64 `json:"queries"`
+	Answers    uint64 `json:"answers"`
+	Iterative  uint64 `json:"iterative"` // of the answers, those to a resolver's own questions
+	SYN        uint64 `json:"syn"`
+	SYNACK     uint64 `json:"synack"`
+	Copies     uint64 `json:"copies"`    // SYN that came twice at once
+	Truncated  uint64 `json:"truncated"` // frames cut before what decides
+	PartialDNS uint64 `json:"partial_dns"`
+	Oversize   uint64 `json:"oversize"` // frames longer than the line carries
+	DoT        uint64 `json:"dot"`      // connections, and so on
+	DoQ        uint64 `json:"doq"`
+	DoH        uint64 `json:"doh"`
+	ClockSteps uint64 `json:"clock_steps"`
+	LinkDowns  uint64 `json:"link_downs"`
+	Reopens    uint64 `json:"reopens"`
+	Settled    uint64 `json:"settled"`   // connections that were judged for good
+	Explained  uint64 `json:"explained"` // of those, to an address that a lookup gave
+	Downgraded uint64 `json:"downgraded"`
+	Muted      uint64 `json:"muted"` // leads not published, as their client resolves out of sight
+}
+
+// Clients says how many clients can be judged, as of the end of the interval.
+type Clients struct {
+	Known     uint64     `json:"known"`
+	Answered  uint64     `json:"answered"`  // got an answer that was seen
+	Elsewhere uint64     `json:"elsewhere"` // resolve out of sight
+	Only      uint64     `json:"only"`      // of those, got no answer that was seen
+	Resolvers uint64     `json:"resolvers"`
+	Shared    uint64     `json:"shared"`
+	Tenths    [10]uint64 `json:"tenths"` // clients with enough connections, by the tenths of them that a lookup explains
+	Examples  []string   `json:"examples,omitempty"`
+}
+
+// ZoneCoverage says what is known of one zone since the sensor started.
+type ZoneCoverage struct {
+	Zone        string  `json:"zone"`
+	Lookups     uint64  `json:"lookups"`
+	Connections uint64  `json:"connections"`
+	Explained   uint64  `json:"explained"`
+	Share       float64 `json:"share"` // from 0 to 1
+	SYN         uint64  `json:"syn"`
+	SYNACK      uint64  `json:"synack"`
+	Hidden      uint64  `json:"hidden"` // connections that carry DNS nobody can look into
+}
+
+// Gap is a time without frames.
+type Gap struct {
+	From  time.Time  `json:"from"`
+	To    *time.Time `json:"to,omitempty"` // absent while it lasts
+	Cause string     `json:"cause"`
 }
 
 // Stat is a sensor's heartbeat.

@@ -117,8 +117,8 @@ type shard struct {
 	stats      Stats
 	zones      map[event.Zone]*ZoneStats
 	zone       *ZoneStats // of the connection settled last
-	touched    uint64   // of what fetch read
-	_          [64]byte // keeps two shards' locks off one cache line
+	touched    uint64     // of what fetch read
+	_          [64]byte   // keeps two shards' locks off one cache line
 }
 
 // What a client costs at least: its place, its index slots, two answers and one pending event.

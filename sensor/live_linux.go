@@ -44,8 +44,8 @@ type Sensor struct {
 	driver driverCounters   // of its adapter
 	gaps   []Gap
 	dark   time.Duration // of the gaps that are over
-	cancel func()           // ends Run; nil before it began
-	done   chan struct{}    // closed when Run has ended; nil before it began
+	cancel func()        // ends Run; nil before it began
+	done   chan struct{} // closed when Run has ended; nil before it began
 	closed bool
 }
 

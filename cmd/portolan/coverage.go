@@ -1,96 +1,87 @@
 package main
 
 import (
-	"fmt"
 	"time"
 
 	"portolan/cmd/internal/bus"
+	"portolan/cmd/internal/coverage"
 	"portolan/correlate"
 	"portolan/sensor"
 	"portolan/sensor/decode"
 )
 
-// coverage is what could be judged, and what not. It is the same for a mirror port and for
-// a capture file, except that a file does not tell what was lost before it was written.
-type coverage struct {
-	verdict    string
-	why        []string
-	loss       bus.Loss
-	directions bus.Directions
-}
-
-// The bounds of a good verdict.
-const (
-	tolerableLoss      = 0.001 // share of frames
-	tolerableExplained = 0.2   // least share of connections to an address that a lookup gave
-	enoughConnections  = 100   // before that share says anything
-)
-
 // lostMessages counts hits that never reached NATS, by where they were lost.
 type lostMessages struct{ queue, spool uint64 }
 
-// assess says how far what was seen can be judged.
-func assess(s *sensor.Stats, c *correlate.Stats, lost lostMessages) coverage {
+// counted returns what capture, correlation and publishing counted, for package coverage.
+func counted(s *sensor.Stats, c *correlate.Stats, lost lostMessages, t coverage.Traffic) coverage.Counts {
 	n := &s.Counters
-	v := coverage{
-		loss: bus.Loss{
+	counts := coverage.Counts{
+		Frames: s.Frames, Bytes: s.Bytes, Truncated: s.Truncated, Oversize: s.Oversize, Backward: s.Backward,
+		Reasons: s.Reasons, Decoder: *n,
+		Loss: coverage.Loss{
+			NIC:        s.Interface.Lost(),
 			Decoder:    n.StartsEvicted + n.FlowsEvicted + n.FragmentsEvicted + n.StreamsEvicted + n.StreamsCut,
 			Correlator: c.EvictedClients + c.EvictedAnswers + c.EvictedEvidence + c.Refused,
 			Queue:      lost.queue,
 			Spool:      lost.spool,
 		},
-		directions: bus.Directions{DNS: bus.Direction(n.Queries, n.Responses), TCP: bus.Direction(n.SYN, n.SYNACK)},
+		Dark:    uint64(s.Dark),
+		Lookups: c.Lookups, Connections: c.Connections, Explained: c.Explained, Late: c.Late,
+		Settled: c.Unjudged + c.PortTrials + c.AddressTrials,
+		Traffic: t,
 	}
-	if len(s.Rings) == 0 {
-		v.loss.Unknown = []string{"before the capture was written"}
+	for _, n := range c.ExplainedBy {
+		counts.Settled += n
 	}
 	for _, r := range s.Rings {
-		v.loss.Ring += r.Dropped
+		counts.Loss.Ring += r.Dropped
+		counts.LinkDowns = max(counts.LinkDowns, r.LinkDowns)
+		counts.Reopens = max(counts.Reopens, r.Reopens)
 	}
-	v.loss.NIC = s.Interface.Missed + s.Interface.Dropped
-
-	if frames := v.loss.NIC + v.loss.Ring; share(frames, s.Frames+frames) > tolerableLoss {
-		v.because("%s of frames lost", percent(share(frames, s.Frames+frames)))
-	}
-	switch {
-	case n.Responses == 0 && n.Queries > 0:
-		v.because("DNS queries but no responses seen: the mirror shows one direction")
-	case n.Responses == 0:
-		v.because("no DNS responses seen: encrypted, cached, or not on this path")
-	case n.Queries == 0:
-		v.because("DNS responses but no queries seen: the mirror shows one direction")
-	}
-	switch v.directions.TCP {
-	case bus.FromClient:
-		v.because("TCP seen from clients only")
-	case bus.ToClient:
-		v.because("TCP seen to clients only")
-	}
-	if explained := share(c.Explained, c.Connections); c.Connections >= enoughConnections && explained < tolerableExplained {
-		v.because("a lookup seen here explains only %s of connections: encrypted DNS, caches, or a resolver behind the mirror",
-			percent(explained))
-	}
-	if v.loss.Decoder > 0 {
-		v.because("the decoder's tables were too small %s", count(v.loss.Decoder, "time", "times"))
-	}
-	if v.loss.Correlator > 0 {
-		v.because("%s made room for others early", count(v.loss.Correlator, "remembered fact", "remembered facts"))
-	}
-	if v.loss.Queue+v.loss.Spool > 0 {
-		v.because("%s lost before NATS", count(v.loss.Queue+v.loss.Spool, "message", "messages"))
-	}
-	if s.Incomplete != "" {
-		v.because("the capture ends early")
-	}
-	v.verdict = bus.Good
-	if len(v.why) > 0 {
-		v.verdict = bus.Partial
-	}
-	return v
+	return counts
 }
 
-func (v *coverage) because(format string, args ...any) {
-	v.why = append(v.why, fmt.Sprintf(format, args...))
+// coverageOf returns an assessment as messages carry it; client and window are left to the caller.
+func coverageOf(a *coverage.Assessment, n *coverage.Counts, live bool) bus.Context {
+	return bus.Context{
+		Verdict: string(a.Verdict), Rule: a.Rule(), Why: a.Why(), Notes: a.Notes(),
+		Loss:       lossOf(&n.Loss, live),
+		Directions: directionsOf(n),
+	}
+}
+
+// directionsOf returns which ways traffic was seen; records of other programs do not tell.
+func directionsOf(n *coverage.Counts) bus.Directions {
+	if n.Frames+n.Decoder.Connections+n.Decoder.Queries+n.Decoder.Responses == 0 && n.Lookups+n.Connections > 0 {
+		return bus.Directions{DNS: bus.Unknown, TCP: bus.Unknown}
+	}
+	return bus.Directions{
+		DNS: bus.Direction(n.Decoder.Queries, n.Decoder.Responses), TCP: bus.Direction(n.Decoder.SYN, n.Decoder.SYNACK),
+	}
+}
+
+// lossOf returns losses as messages carry them. A capture file does not tell of all.
+func lossOf(l *coverage.Loss, live bool) bus.Loss {
+	loss := bus.Loss{NIC: l.NIC, Ring: l.Ring, Decoder: l.Decoder, Correlator: l.Correlator, Queue: l.Queue, Spool: l.Spool}
+	if !live {
+		loss.Unknown = []string{"before the capture was written"}
+	}
+	return loss
+}
+
+// judge applies what coverage means for a hit: it lowers the level of an alert that coverage is too poor for, and
+// says so in c. It returns false for a lead that is not to be published.
+func judge(h *correlate.Hit, a *coverage.Assessment, client coverage.ClientView, c *bus.Context) (publish bool) {
+	c.Client = client
+	muted, lower, rule, why := a.Judge(coverage.Hit{
+		Alert: h.Level == correlate.Alert, Absent: h.Level == correlate.Lead && h.Calc.Kind == correlate.Address,
+	}, &client)
+	if lower {
+		c.Downgraded = &bus.Downgrade{From: h.Level.String(), Rule: rule, Why: why}
+		h.Level = correlate.Watch
+	}
+	return !muted
 }
 
 func share(part, whole uint64) float64 {
@@ -132,19 +123,6 @@ func expectedFalse(cfg *correlate.Config, c *correlate.Stats, span time.Duration
 func (e *expectation) put(c *bus.Context, s *correlate.Stats) {
 	c.ExpectedFalsePerDay, c.ExpectedFalseBasis = e.perDay, e.basis
 	c.Decoys = bus.Decoys{Watch: s.Decoys[correlate.Watch], Alert: s.Decoys[correlate.Alert]}
-}
-
-// context returns what a message says of the sensor, for hits of each level alike.
-func (v *coverage) context(sensorName, device string) bus.Context {
-	return bus.Context{
-		Sensor:     sensorName,
-		Version:    thisBuild().Version,
-		Device:     device,
-		Verdict:    v.verdict,
-		Why:        v.why,
-		Loss:       v.loss,
-		Directions: v.directions,
-	}
 }
 
 // tunnelCounts returns the tunnels that occurred, by name; nil when there were none.

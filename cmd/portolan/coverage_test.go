@@ -7,68 +7,88 @@ import (
 	"time"
 
 	"portolan/cmd/internal/bus"
+	"portolan/cmd/internal/coverage"
 	"portolan/correlate"
 	"portolan/sensor"
 	"portolan/sensor/decode"
 )
 
-// whole is a traffic without fault.
-func whole() (sensor.Stats, correlate.Stats) {
-	return sensor.Stats{
-			Frames:   10000,
-			Counters: decode.Counters{Queries: 100, Responses: 100, SYN: 500, SYNACK: 500},
-			Rings:    make([]sensor.RingStats, 2),
-		},
-		correlate.Stats{Connections: 500, Explained: 400}
-}
-
-func TestAssess(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		make func(*sensor.Stats, *correlate.Stats) uint64 // returns messages lost
-		why  string                                       // "" for a good verdict
-	}{
-		{"nothing wrong", func(*sensor.Stats, *correlate.Stats) uint64 { return 0 }, ""},
-		{"a frame in ten thousand lost", func(s *sensor.Stats, _ *correlate.Stats) uint64 { s.Rings[1].Dropped = 1; return 0 }, ""},
-		{"one in a hundred lost", func(s *sensor.Stats, _ *correlate.Stats) uint64 { s.Rings[1].Dropped = 101; return 0 }, "1 % of frames lost"},
-		{"lost at the adapter", func(s *sensor.Stats, _ *correlate.Stats) uint64 { s.Interface.Missed = 5000; return 0 }, "33 % of frames lost"},
-		{"queries alone", func(s *sensor.Stats, _ *correlate.Stats) uint64 { s.Counters.Responses = 0; return 0 }, "the mirror shows one direction"},
-		{"responses alone", func(s *sensor.Stats, _ *correlate.Stats) uint64 { s.Counters.Queries = 0; return 0 }, "the mirror shows one direction"},
-		{"no DNS", func(s *sensor.Stats, _ *correlate.Stats) uint64 {
-			s.Counters.Queries, s.Counters.Responses = 0, 0
-			return 0
-		}, "no DNS responses seen"},
-		{"SYN alone", func(s *sensor.Stats, _ *correlate.Stats) uint64 { s.Counters.SYNACK = 0; return 0 }, "TCP seen from clients only"},
-		{"SYN+ACK alone", func(s *sensor.Stats, _ *correlate.Stats) uint64 { s.Counters.SYN = 0; return 0 }, "TCP seen to clients only"},
-		{"few explained", func(_ *sensor.Stats, c *correlate.Stats) uint64 { c.Explained = 50; return 0 }, "explains only 10 % of connections"},
-		{"few explained, and few connections", func(_ *sensor.Stats, c *correlate.Stats) uint64 {
-			c.Connections, c.Explained = 10, 0
-			return 0
-		}, ""},
-		{"decoder full", func(s *sensor.Stats, _ *correlate.Stats) uint64 { s.Counters.FlowsEvicted = 2; return 0 }, "too small 2 times"},
-		{"table full", func(_ *sensor.Stats, c *correlate.Stats) uint64 { c.EvictedClients = 1; return 0 }, "1 remembered fact made room"},
-		{"messages lost", func(*sensor.Stats, *correlate.Stats) uint64 { return 3 }, "3 messages lost before NATS"},
-		{"half a file", func(s *sensor.Stats, _ *correlate.Stats) uint64 { s.Incomplete = "cut"; return 0 }, "ends early"},
-	} {
-		s, c := whole()
-		lost := tt.make(&s, &c)
-		v := assess(&s, &c, lostMessages{queue: lost})
-		want := bus.Good
-		if tt.why != "" {
-			want = bus.Partial
-		}
-		if v.verdict != want || !strings.Contains(strings.Join(v.why, "; "), tt.why) {
-			t.Errorf("%s: %s, want %s because of %q", tt.name, v.text(), want, tt.why)
-		}
+// What capture, correlation and publishing counted comes to where package coverage looks for it.
+func TestCounted(t *testing.T) {
+	s := sensor.Stats{
+		Frames: 10000, Oversize: 3, Backward: 4, Dark: time.Minute,
+		Counters:  decode.Counters{Queries: 100, Copies: 7, FlowsEvicted: 1, StreamsCut: 1},
+		Interface: sensor.Interface{Dropped: 1, Missed: 2, Driver: 5, Queue: 10},
+		Rings:     []sensor.RingStats{{Dropped: 3, LinkDowns: 2}, {Dropped: 4, LinkDowns: 2, Reopens: 1}},
+	}
+	c := correlate.Stats{Connections: 9, Explained: 4, Unjudged: 1, PortTrials: 2, AddressTrials: 3, EvictedClients: 1, Refused: 1}
+	c.ExplainedBy[1] = 2
+	got := counted(&s, &c, lostMessages{8, 9}, coverage.Traffic{DoT: 6})
+	if got.Loss != (coverage.Loss{NIC: 15, Ring: 7, Decoder: 2, Correlator: 2, Queue: 8, Spool: 9}) {
+		t.Errorf("loss %+v", got.Loss)
+	}
+	if got.Frames != 10000 || got.Oversize != 3 || got.Backward != 4 || got.Dark != 60e9 || got.LinkDowns != 2 || got.Reopens != 1 ||
+		got.Decoder.Copies != 7 || got.Settled != 8 || got.Explained != 4 || got.Traffic.DoT != 6 {
+		t.Errorf("counts %+v", got)
 	}
 }
 
 // What was lost before a file was written nobody knows, and the coverage says so.
-func TestAssessFile(t *testing.T) {
-	s, c := whole()
-	s.Rings = nil
-	if v := assess(&s, &c, lostMessages{}); len(v.loss.Unknown) == 0 {
+func TestCoverageOfFile(t *testing.T) {
+	var n coverage.Counts
+	a := coverage.Assess(&n, nil, coverage.Source{})
+	if c := coverageOf(&a, &n, false); len(c.Loss.Unknown) == 0 {
 		t.Error("a capture file claims to know its losses")
+	}
+}
+
+// An alert on blind coverage is published as a watch that says why; its id and evidence stay. A lead that rests on the
+// absence of lookups is not published there.
+func TestJudgeHit(t *testing.T) {
+	n := coverage.Counts{Frames: 100, Loss: coverage.Loss{Ring: 100}}
+	blind := coverage.Assess(&n, nil, coverage.Source{Live: true})
+	alert := correlate.Hit{ID: correlate.ID{7}, Revision: 1, Level: correlate.Alert, Calc: correlate.Calc{Kind: correlate.Address, EValue: 1e9}}
+	c := coverageOf(&blind, &n, true)
+	if !judge(&alert, &blind, coverage.ClientView{}, &c) || alert.Level != correlate.Watch {
+		t.Fatalf("an alert became %v", alert.Level)
+	}
+	m := bus.NewMessage(&alert, c)
+	p := &m.Portolan
+	if p.Level != "watch" || p.HitID != alert.ID.String() || p.Calc.EValue != 1e9 || p.Coverage.Verdict != bus.Blind || p.Coverage.Rule != "loss.ring" ||
+		p.Downgraded == nil || p.Downgraded.From != "alert" || p.Downgraded.Rule != "loss.ring" || !strings.Contains(p.Downgraded.Why, "50 %") {
+		t.Errorf("message: level %s, coverage %+v, downgraded %+v", p.Level, p.Coverage, p.Downgraded)
+	}
+	lead := correlate.Hit{Level: correlate.Lead, Calc: correlate.Calc{Kind: correlate.Address}}
+	if judge(&lead, &blind, coverage.ClientView{}, &c) {
+		t.Error("a lead by absence is published although half was lost")
+	}
+	port := correlate.Hit{Level: correlate.Lead, Calc: correlate.Calc{Kind: correlate.Port}}
+	if !judge(&port, &blind, coverage.ClientView{}, &c) {
+		t.Error("a lead that an answer led to is held back")
+	}
+}
+
+// The clock that stamps frames was set when it and the monotonic one disagree about how long a second is.
+func TestClockWatch(t *testing.T) {
+	const second = int64(time.Second)
+	for _, tt := range []struct {
+		name    string
+		wall    []int64 // at each second of the monotonic clock
+		steps   uint64
+		stepped int64
+	}{
+		{"none", []int64{0, second, 2 * second, 3 * second}, 0, 0},
+		{"slewed", []int64{0, second + 1e6, 2*second + 2e6, 3*second + 3e6}, 0, 0},
+		{"set forward", []int64{0, second, 12 * second, 13 * second}, 1, 10 * second},
+		{"set back and forth", []int64{0, -9 * second, 2 * second, 3 * second}, 2, 20 * second},
+	} {
+		var c clockWatch
+		for i, w := range tt.wall {
+			c.look(w, time.Duration(i)*time.Second)
+		}
+		if c.steps != tt.steps || int64(c.stepped) != tt.stepped {
+			t.Errorf("%s: %d steps of %v, want %d of %v", tt.name, c.steps, time.Duration(c.stepped), tt.steps, time.Duration(tt.stepped))
+		}
 	}
 }
 
@@ -89,38 +109,6 @@ func TestExpectedFalse(t *testing.T) {
 	}
 }
 
-// A record counts what happened since the last one.
-func TestSnapshotSince(t *testing.T) {
-	s, c := whole()
-	first := snapshot{stats: s, correlate: c, lost: lostMessages{queue: 1}}
-	second := first
-	second.stats.Frames += 7
-	second.stats.Reasons[decode.ICMP] = 7
-	second.stats.Counters.Queries += 5
-	second.stats.Rings = []sensor.RingStats{{Dropped: 3}, {}}
-	second.correlate.Final[correlate.Alert] = 2
-	second.lost = lostMessages{4, 2}
-	d := second.since(&first)
-	if d.stats.Frames != 7 || d.stats.Reasons[decode.ICMP] != 7 || d.stats.Counters.Queries != 5 ||
-		d.stats.Counters.Responses != 0 || d.stats.Rings[0].Dropped != 3 || d.correlate.Final[correlate.Alert] != 2 ||
-		d.correlate.Connections != 0 || d.lost != (lostMessages{3, 2}) {
-		t.Errorf("difference %+v", d)
-	}
-	if second.stats.Rings[0].Dropped != 3 {
-		t.Error("the newer snapshot was changed")
-	}
-}
-
-func TestSumStats(t *testing.T) {
-	a := sensor.Stats{Frames: 1, First: 5, Last: 6, Rings: make([]sensor.RingStats, 1), Counters: decode.Counters{SYN: 2}}
-	b := sensor.Stats{Frames: 2, First: 3, Last: 4, Rings: make([]sensor.RingStats, 2), Counters: decode.Counters{SYN: 3}}
-	for _, s := range []sensor.Stats{sumStats(sumStats(sensor.Stats{}, a), b), sumStats(b, a)} {
-		if s.Frames != 3 || s.First != 3 || s.Last != 6 || len(s.Rings) != 3 || s.Counters.SYN != 5 {
-			t.Errorf("sum %+v", s)
-		}
-	}
-}
-
 // What explained connections besides an answer is named in the summary.
 func TestExplainedText(t *testing.T) {
 	var c correlate.Stats
@@ -137,19 +125,15 @@ func TestExplainedText(t *testing.T) {
 
 // Coverage names the tunnels of its interval, and the summary those of all time.
 func TestTunnelCounts(t *testing.T) {
-	var old, now snapshot
-	old.stats.Counters.Tunnels[decode.VXLAN] = 3
-	now.stats.Counters.Tunnels[decode.VXLAN] = 5
-	now.stats.Counters.Tunnels[decode.GRE] = 1
-	now.stats.Counters.TunnelsTooDeep = 4
-	d := now.since(&old)
-	if got := fmt.Sprint(tunnelCounts(&d.stats.Counters)); got != "map[gre:1 too-deep:4 vxlan:2]" {
+	var n decode.Counters
+	n.Tunnels[decode.VXLAN], n.Tunnels[decode.GRE], n.TunnelsTooDeep = 2, 1, 4
+	if got := fmt.Sprint(tunnelCounts(&n)); got != "map[gre:1 too-deep:4 vxlan:2]" {
 		t.Errorf("of the interval: %s", got)
 	}
 	if tunnelCounts(new(decode.Counters)) != nil {
 		t.Error("something is counted where there was nothing")
 	}
-	if got, want := tunnelsText(&now.stats.Counters), "1 gre, 5 vxlan, 4 too deep"; got != want {
+	if got, want := tunnelsText(&n), "1 gre, 2 vxlan, 4 too deep"; got != want {
 		t.Errorf("of all time: %q, want %q", got, want)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
 	"portolan/cmd/internal/lab"
+	"portolan/correlate"
 	"portolan/sensor"
 	"portolan/sensor/event"
 )
@@ -106,12 +107,17 @@ func TestLossIsReported(t *testing.T) {
 	})
 	watch.look()
 	missing := float64(offered - line.correlator.Stats().Connections)
-	said := line.context.Load()
+	said, _ := line.judged(&correlate.Hit{})
 	if reported := float64(said.Loss.NIC + said.Loss.Ring); missing < 3000 || math.Abs(reported-missing) > missing/100 {
 		t.Errorf("%.0f of %d frames are missing, and hits say %.0f", missing, offered, reported)
 	}
-	if said.Verdict != bus.Partial {
-		t.Errorf("verdict %s, %v", said.Verdict, said.Why)
+	s1 := watch.snapshot()
+	record := watch.makeRecord(time.Now(), &s1)
+	if record.Loss.Ring != said.Loss.Ring || record.Loss.NIC != 0 {
+		t.Errorf("the record says %+v, hits say %+v", record.Loss, said.Loss)
+	}
+	if said.Verdict != bus.Blind || said.Rule != "loss.ring" || record.Rule != "loss.ring" {
+		t.Errorf("verdict %s by %q, %v; of the record by %q", said.Verdict, said.Rule, said.Why, record.Rule)
 	}
 }
 

@@ -10,10 +10,11 @@ import (
 
 	"portolan/bpffilter"
 	"portolan/cmd/internal/bus"
+	"portolan/cmd/internal/coverage"
 	"portolan/cmd/internal/feed/dnstap"
 	"portolan/correlate"
 	"portolan/sensor"
-	"portolan/sensor/decode"
+	"portolan/sensor/event"
 )
 
 // When the monitor speaks.
@@ -37,7 +38,8 @@ type monitor struct {
 
 	start     time.Time
 	printed   bool
-	verdict   string // of the last look
+	verdict   coverage.Verdict // of the last look
+	clock     clockWatch
 	heartbeat time.Time
 	record    time.Time
 	last      snapshot // when the last record was made
@@ -50,6 +52,10 @@ type snapshot struct {
 	correlate correlate.Stats
 	lost      lostMessages
 	allowed   uint64 // final hits that allow rules kept back
+	counts    coverage.Counts
+	view      coverage.View
+
+	muted, downgraded uint64
 }
 
 func newMonitor(line *pipeline, sensors []*sensor.Sensor, to io.Writer, log *slog.Logger) *monitor {
@@ -58,31 +64,53 @@ func newMonitor(line *pipeline, sensors []*sensor.Sensor, to io.Writer, log *slo
 }
 
 func (m *monitor) snapshot() snapshot {
-	s := snapshot{correlate: m.line.correlator.Stats(), lost: m.line.lostMessages()}
+	s := snapshot{
+		correlate: m.line.correlator.Stats(), lost: m.line.lostMessages(),
+		muted: m.line.muted.Load(), downgraded: m.line.downgraded.Load(),
+	}
 	kept := m.line.allow.result()
 	s.allowed = kept.total()
 	for _, x := range m.sensors {
-		s.stats = sumStats(s.stats, x.Stats())
+		n := x.Stats()
+		s.stats.Add(&n)
 	}
+	var traffic coverage.Traffic
+	for i, t := range m.line.tallies() {
+		n, v := t.Traffic(), t.View()
+		if traffic = traffic.Plus(&n); i == 0 {
+			s.view = v
+		} else {
+			s.view.Add(&v)
+		}
+	}
+	s.counts = counted(&s.stats, &s.correlate, s.lost, traffic)
+	s.counts.ClockSteps, s.counts.ClockStepped = m.clock.steps, m.clock.stepped
 	return s
 }
 
 // look is called each second.
 func (m *monitor) look() {
-	now, s := time.Now(), m.snapshot()
-	v := assess(&s.stats, &s.correlate, s.lost)
-	c := v.context(m.line.cfg.Sensor, m.line.device)
-	c.Attributed = m.line.cfg.Attribution.Expected
-	m.line.context.Store(&c)
+	now := time.Now()
+	m.clock.look(now.UnixNano(), now.Sub(m.start))
+	s := m.snapshot()
+	m.line.history.Add(event.TimeOf(now), &s.counts)
+	m.line.context.Store(&seen{at: now, counts: s.counts, view: s.view})
 	m.line.chance.Store(&chanceReport{expectedFalse(&m.line.cfg.Correlate, &s.correlate, now.Sub(m.start)), s.correlate})
 
+	// The verdict is on the last minutes: what was lost an hour ago says nothing of now.
+	counts, began := m.line.history.Since(event.TimeOf(now)-coverage.LeastWindow, &s.counts)
+	span := now.Sub(m.start)
+	if began > 0 {
+		span = event.TimeOf(now).Sub(began)
+	}
+	v := coverage.Assess(&counts, &s.view, coverage.Source{Live: true, Span: span})
 	if !m.printed && now.Sub(m.start) >= coverageLineAfter {
-		m.printed, m.verdict = true, v.verdict
+		m.printed, m.verdict = true, v.Verdict
 		fmt.Fprintln(m.to, m.coverageLine(&s, &v, now.Sub(m.start)))
 	}
-	if m.printed && v.verdict != m.verdict {
-		m.verdict = v.verdict
-		m.log.Info("coverage changed", "verdict", v.verdict, "why", strings.Join(v.why, "; "))
+	if m.printed && v.Verdict != m.verdict {
+		m.verdict = v.Verdict
+		m.log.Info("coverage changed", "verdict", v.Verdict, "why", strings.Join(v.Why(), "; "))
 	}
 	for _, text := range m.line.allow.expiredNow(now) {
 		m.log.Warn(text + ": its hits are published again")
@@ -102,11 +130,34 @@ func (m *monitor) look() {
 	}
 }
 
+// clockWatch finds when the wall clock, which stamps frames, is set. One goroutine at a time may use it.
+type clockWatch struct {
+	offset  int64 // of the wall clock to the monotonic one
+	any     bool
+	steps   uint64
+	stepped uint64 // nanoseconds
+}
+
+// leastStep is more than any clock drifts, or is slewed, in a second.
+const leastStep = int64(50 * time.Millisecond)
+
+// look compares the clocks: the wall's in nanoseconds, and the monotonic one since any moment.
+func (c *clockWatch) look(wall int64, monotonic time.Duration) {
+	offset := wall - int64(monotonic)
+	if by := max(offset-c.offset, c.offset-offset); c.any && by >= leastStep {
+		c.steps++
+		c.stepped += uint64(by)
+	}
+	c.offset, c.any = offset, true
+}
+
 // coverageLine says what is seen here, on one line.
-func (m *monitor) coverageLine(s *snapshot, v *coverage, span time.Duration) string {
+func (m *monitor) coverageLine(s *snapshot, v *coverage.Assessment, span time.Duration) string {
 	rate := float64(s.stats.Counters.Responses) / span.Seconds()
-	zones := m.line.zoneTexts()
-	slices.Sort(zones)
+	var zones []string
+	for _, z := range s.view.Zones {
+		zones = append(zones, z.Zone.String())
+	}
 	zoneText := "no zones yet"
 	if n := len(zones); n > 0 {
 		zoneText = "zones " + strings.Join(zones[:min(n, 4)], " ")
@@ -114,14 +165,14 @@ func (m *monitor) coverageLine(s *snapshot, v *coverage, span time.Duration) str
 			zoneText += fmt.Sprintf(" and %d more", n-4)
 		}
 	}
-	lost := v.loss.NIC + v.loss.Ring
+	lost, dirs := s.counts.Loss.NIC+s.counts.Loss.Ring, coverageOf(v, &s.counts, true).Directions
 	tap := ""
 	if m.tap != nil {
 		tap = ", " + tapText(m.tap.Stats())
 	}
 	return fmt.Sprintf("coverage: %s  %s, %s, %s, %s, DNS %s, TCP %s, %.3g DNS answers/s, %d of %d frames lost%s",
-		v.text(), m.line.device, m.filterText(s), count(len(s.stats.Rings), "ring", "rings"), zoneText,
-		v.directions.DNS, v.directions.TCP, rate, lost, s.stats.Frames+lost, tap)
+		v.Text(), m.line.device, m.filterText(s), count(len(s.stats.Rings), "ring", "rings"), zoneText,
+		dirs.DNS, dirs.TCP, rate, lost, s.stats.Frames+lost, tap)
 }
 
 // filterText says what filters in the kernel, and how much it keeps away if that is known.
@@ -160,40 +211,16 @@ func inForce(sensors []*sensor.Sensor) string {
 	return strings.Join(all, " and ")
 }
 
-func (m *monitor) stat(now time.Time, s *snapshot, v *coverage) *bus.Stat {
+func (m *monitor) stat(now time.Time, s *snapshot, v *coverage.Assessment) *bus.Stat {
 	hits := uint64(0)
 	for _, n := range s.correlate.Final {
 		hits += n
 	}
 	return &bus.Stat{
 		Schema: bus.StatSchema, Time: now.UTC(), Sensor: m.line.cfg.Sensor, Version: thisBuild().Version,
-		Verdict: v.verdict, Uptime: now.Sub(m.start).Seconds(), Frames: s.stats.Frames, Hits: hits,
+		Verdict: string(v.Verdict), Uptime: now.Sub(m.start).Seconds(), Frames: s.stats.Frames, Hits: hits,
 		Published: m.line.bus.PublishStats(),
 	}
-}
-
-// publishRecord publishes what happened since the last record.
-func (m *monitor) publishRecord(now time.Time, s *snapshot) {
-	d := s.since(&m.last)
-	v := assess(&d.stats, &d.correlate, d.lost)
-	hits := map[string]uint64{}
-	for level := correlate.Lead; level <= correlate.Alert; level++ {
-		hits[level.String()] = d.correlate.Final[level]
-	}
-	err := m.line.bus.PublishCoverage(&bus.CoverageRecord{
-		Schema: bus.CoverSchema, Time: now.UTC(), Sensor: m.line.cfg.Sensor, Version: thisBuild().Version,
-		Device: m.line.device, Interval: now.Sub(m.record).Seconds(),
-		Verdict: v.verdict, Why: v.why, Loss: v.loss, Directions: v.directions,
-		Frames: d.stats.Frames, Bytes: d.stats.Bytes, Reasons: reasonCounts(&d.stats.Reasons),
-		Tunnels: tunnelCounts(&d.stats.Counters),
-		Filter:  inForce(m.sensors), Prefilter: classCounts(&d.stats.Prefilter), Inverted: d.correlate.Inverted,
-		Lookups: d.correlate.Lookups, Connections: d.correlate.Connections, Hits: hits, Allowed: d.allowed,
-		Published: m.line.bus.PublishStats(),
-	})
-	if err != nil {
-		m.log.Warn("coverage record not sent", "error", err)
-	}
-	m.record, m.last = now, *s
 }
 
 // finish publishes the last record and prints what it all came to.
@@ -203,7 +230,7 @@ func (m *monitor) finish() error {
 	if m.known != nil {
 		m.known.save()
 	}
-	v := assess(&s.stats, &s.correlate, s.lost)
+	v := coverage.Assess(&s.counts, &s.view, coverage.Source{Live: true, Span: time.Since(m.start)})
 	sum := summary{stats: s.stats, names: []string{m.line.device}, hits: s.correlate.Final, allowed: m.line.allow.result()}
 	for level, n := range sum.allowed.hits {
 		sum.hits[level] -= n
@@ -212,84 +239,4 @@ func (m *monitor) finish() error {
 		fmt.Fprintln(m.to, tapText(m.tap.Stats()))
 	}
 	return sum.write(m.to, &s.correlate, &v)
-}
-
-// sumStats adds the statistics of two sensors.
-func sumStats(a, b sensor.Stats) sensor.Stats {
-	if a.Frames == 0 {
-		a.First, a.Last = b.First, b.Last
-	} else if b.Frames > 0 {
-		a.First, a.Last = min(a.First, b.First), max(a.Last, b.Last)
-	}
-	a.Frames += b.Frames
-	a.Bytes += b.Bytes
-	a.CapturedBytes += b.CapturedBytes
-	a.Truncated += b.Truncated
-	for r := range decode.NumReasons {
-		a.Reasons[r] += b.Reasons[r]
-	}
-	a.Rings = append(slices.Clone(a.Rings), b.Rings...)
-	a.Prefilter.Add(&b.Prefilter)
-	a.Interface.Dropped += b.Interface.Dropped
-	a.Interface.Missed += b.Interface.Missed
-	a.Interface.Errors += b.Interface.Errors
-	a.Counters = addCounters(a.Counters, b.Counters, 1)
-	return a
-}
-
-// since returns what was counted after the moment of o.
-func (s *snapshot) since(o *snapshot) snapshot {
-	d := *s
-	d.lost.queue -= o.lost.queue
-	d.lost.spool -= o.lost.spool
-	d.allowed -= o.allowed
-	d.stats.Frames -= o.stats.Frames
-	d.stats.Bytes -= o.stats.Bytes
-	d.stats.CapturedBytes -= o.stats.CapturedBytes
-	d.stats.Truncated -= o.stats.Truncated
-	for r := range decode.NumReasons {
-		d.stats.Reasons[r] -= o.stats.Reasons[r]
-	}
-	d.stats.Rings = slices.Clone(d.stats.Rings)
-	for i := range o.stats.Rings {
-		d.stats.Rings[i].Dropped -= o.stats.Rings[i].Dropped
-	}
-	for class := range d.stats.Prefilter {
-		d.stats.Prefilter[class].Frames -= o.stats.Prefilter[class].Frames
-		d.stats.Prefilter[class].Bytes -= o.stats.Prefilter[class].Bytes
-	}
-	d.stats.Interface.Dropped -= o.stats.Interface.Dropped
-	d.stats.Interface.Missed -= o.stats.Interface.Missed
-	d.stats.Counters = addCounters(d.stats.Counters, o.stats.Counters, ^uint64(0))
-	c, p := &d.correlate, &o.correlate
-	c.Lookups -= p.Lookups
-	c.Connections -= p.Connections
-	c.Explained -= p.Explained
-	c.EvictedClients -= p.EvictedClients
-	c.EvictedAnswers -= p.EvictedAnswers
-	c.EvictedEvidence -= p.EvictedEvidence
-	c.Refused -= p.Refused
-	c.Inverted -= p.Inverted
-	for i := range c.Final {
-		c.Final[i] -= p.Final[i]
-	}
-	return d
-}
-
-// addCounters adds the counters that coverage uses, those of b times sign (1, or all ones for −1).
-func addCounters(a, b decode.Counters, sign uint64) decode.Counters {
-	a.Queries += sign * b.Queries
-	a.Responses += sign * b.Responses
-	a.SYN += sign * b.SYN
-	a.SYNACK += sign * b.SYNACK
-	a.StartsEvicted += sign * b.StartsEvicted
-	a.FlowsEvicted += sign * b.FlowsEvicted
-	a.FragmentsEvicted += sign * b.FragmentsEvicted
-	a.StreamsEvicted += sign * b.StreamsEvicted
-	a.StreamsCut += sign * b.StreamsCut
-	a.TunnelsTooDeep += sign * b.TunnelsTooDeep
-	for k := range a.Tunnels {
-		a.Tunnels[k] += sign * b.Tunnels[k]
-	}
-	return a
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
+	"portolan/cmd/internal/coverage"
 	"portolan/cmd/internal/fleet"
 	"portolan/correlate"
 	"portolan/correlate/attribute"
@@ -35,12 +37,22 @@ type pipeline struct {
 	beside func(ctx context.Context) error // takes in what does not come from a device, until ctx ends; may be nil
 
 	queue   chan correlate.Hit
-	lost    atomic.Uint64               // hits that did not fit the queue, or could not be encoded
-	context atomic.Pointer[bus.Context] // what messages say of the sensor; replaced each second
+	lost    atomic.Uint64        // hits that did not fit the queue, or could not be encoded
+	context atomic.Pointer[seen] // what was seen, as of the last second
 	chance  atomic.Pointer[chanceReport]
+	history coverage.History
+
+	muted, downgraded atomic.Uint64 // leads not published, and alerts published as watches, because of coverage
 
 	mu    sync.Mutex
 	sinks []*ringSink
+}
+
+// seen is what the whole pipeline had counted at one moment.
+type seen struct {
+	at     time.Time
+	counts coverage.Counts
+	view   coverage.View
 }
 
 // chanceReport is what chance reaches here, as of the last second.
@@ -68,7 +80,7 @@ func newPipeline(cfg *config.Config, device string, b *bus.Bus, show func(*bus.M
 		cfg: cfg, device: device, correlator: c, allow: newAllowRules(cfg.Allow), baseline: m, hosts: hosts, bus: b, show: show,
 		queue: make(chan correlate.Hit, queueHits),
 	}
-	l.context.Store(&bus.Context{Sensor: cfg.Sensor, Version: thisBuild().Version, Device: device, Attributed: cfg.Attribution.Expected})
+	l.context.Store(&seen{at: time.Now()})
 	l.chance.Store(&chanceReport{})
 	return l, nil
 }
@@ -113,8 +125,15 @@ func (l *pipeline) run(ctx context.Context, sensors []*sensor.Sensor, report fun
 // publish hands each hit to the bus until the queue is closed.
 func (l *pipeline) publish() {
 	for h := range l.queue {
-		c := *l.context.Load()
-		c.Created = time.Now()
+		c, publish := l.judged(&h)
+		if !publish {
+			l.muted.Add(1)
+			continue
+		}
+		if c.Downgraded != nil {
+			l.downgraded.Add(1)
+		}
+		c.Created, c.Attributed = time.Now(), l.cfg.Attribution.Expected
 		report := l.chance.Load()
 		report.expected[h.Level].put(&c, &report.stats)
 		c.Holder, _ = l.hosts.At(h.Zone, h.Connection.Src.Addr(), h.Connection.Time)
@@ -129,6 +148,42 @@ func (l *pipeline) publish() {
 			l.show(m)
 		}
 	}
+}
+
+// judged says what could be seen between the lookup of a hit and now, and what that makes of the hit. It returns false for one that
+// is not to be published.
+func (l *pipeline) judged(h *correlate.Hit) (c bus.Context, publish bool) {
+	now := l.context.Load()
+	from := min(h.Lookup.Time, event.TimeOf(now.at)-coverage.LeastWindow)
+	counts, began := l.history.Since(from, &now.counts)
+	a := coverage.Assess(&counts, &now.view, coverage.Source{Live: true})
+	c = coverageOf(&a, &counts, true)
+	if began > 0 {
+		c.Window = &bus.Window{From: began.UTC(), To: now.at.UTC()}
+	}
+	c.Sensor, c.Version, c.Device = l.cfg.Sensor, thisBuild().Version, l.device
+	return c, judge(h, &a, l.client(h.Zone, h.Client), &c)
+}
+
+// client returns what is known of a client. With rings that the kernel does not fill by client, it is what the one
+// knows that saw most of it.
+func (l *pipeline) client(z event.Zone, addr netip.Addr) (most coverage.ClientView) {
+	most = coverage.ClientView{Addr: addr, Zone: z}
+	for _, s := range l.tallies() {
+		if v, ok := s.Client(z, addr); ok && v.Connections+v.Lookups > most.Connections+most.Lookups {
+			most = v
+		}
+	}
+	return most
+}
+
+func (l *pipeline) tallies() (all []*coverage.Tally) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.sinks {
+		all = append(all, s.tally)
+	}
+	return all
 }
 
 // give queues hits without waiting.
@@ -187,7 +242,7 @@ func (l *pipeline) reached(now event.Time) event.Time {
 
 // newSink returns the sink of one ring, as sensor.Run wants it.
 func (l *pipeline) newSink(int) event.BatchSink {
-	s := &ringSink{line: l, zones: map[event.Zone]struct{}{}}
+	s := &ringSink{line: l, tally: coverage.NewTally()}
 	if l.observations != nil {
 		s.observations = l.observations.NewSink()
 	}
@@ -197,54 +252,27 @@ func (l *pipeline) newSink(int) event.BatchSink {
 	return s
 }
 
-// zoneTexts returns where events came from, as text, each zone once.
-func (l *pipeline) zoneTexts() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	seen := map[event.Zone]bool{}
-	var texts []string
-	for _, s := range l.sinks {
-		s.mu.Lock()
-		for z := range s.zones {
-			if !seen[z] {
-				seen[z] = true
-				texts = append(texts, z.String())
-			}
-		}
-		s.mu.Unlock()
-	}
-	return texts
-}
-
-// zonesShown bounds how many zones a ring remembers for the coverage line.
-const zonesShown = 64
-
-// ringSink takes the events of one ring. Its goroutine owns hits and zone.
+// ringSink takes the events of one ring. Its goroutine owns hits.
 type ringSink struct {
 	line         *pipeline
 	observations event.Sink // nil unless they are published too
 	hits         []correlate.Hit
-	zone         event.Zone // of the last event
-	any          bool       // zone is set
+	tally        *coverage.Tally
 	latest       atomic.Int64
 	before       event.Time // latest, when pipeline.reached looked last; under pipeline.mu
-
-	mu    sync.Mutex
-	zones map[event.Zone]struct{}
 }
 
 // Batch correlates the events of a block.
 func (s *ringSink) Batch(b *event.Batch) {
 	latest := event.Time(0)
-	for i := range b.Len() {
-		if l, c := b.At(i); l != nil {
+	if n := b.Len(); n > 0 {
+		if l, c := b.At(n - 1); l != nil {
 			latest = l.Time
-			s.seen(l.Zone)
 		} else {
 			latest = c.Time
-			s.seen(c.Zone)
 		}
 	}
+	s.tally.Batch(b)
 	s.hits = s.line.correlator.ObserveBatch(s.hits[:0], b)
 	s.line.give(s.hits)
 	for i := range b.Namings() {
@@ -253,19 +281,6 @@ func (s *ringSink) Batch(b *event.Batch) {
 	s.latest.Store(int64(latest))
 	if s.observations != nil {
 		b.Each(s.observations)
-	}
-}
-
-// seen notes where an event came from.
-func (s *ringSink) seen(z event.Zone) {
-	if s.any && z == s.zone {
-		return
-	}
-	s.zone, s.any = z, true
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.zones) < zonesShown {
-		s.zones[z] = struct{}{}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"portolan/cmd/internal/config"
+	"portolan/cmd/internal/coverage"
 	"portolan/correlate"
 	"portolan/sensor/event"
 )
@@ -36,8 +37,13 @@ func TestPacketTimeWaitsForBusyRings(t *testing.T) {
 	if got, want := l.reached(now), now.Add(-idleLag); got != want {
 		t.Errorf("time reaches %d, want %d: the other ring is quiet now", got, want)
 	}
-	if got := l.zoneTexts(); len(got) != 1 || got[0] != "0" {
-		t.Errorf("zones %v, want 0 once", got)
+	var sum coverage.View
+	for _, x := range l.tallies() {
+		v := x.View()
+		sum.Add(&v)
+	}
+	if len(sum.Zones) != 1 || sum.Zones[0].SYN != 3 {
+		t.Errorf("zones %+v, want one with three connections", sum.Zones)
 	}
 }
 

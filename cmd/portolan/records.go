@@ -14,10 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
 	"portolan/cmd/internal/feed/archive"
-	"portolan/correlate"
 	"portolan/correlate/attribute"
 	"portolan/sensor/event"
 )
@@ -89,12 +87,12 @@ func (p *program) replayRecords(ctx context.Context, r *replayer, paths []string
 		return err
 	}
 	m.on, r.out.before = progress, m.clear
-	r.device, r.gaps = archiveName(paths), a.Limits().Texts()
+	r.device, r.untold = archiveName(paths), append([]string{}, a.Limits().Texts()...)
 	report, err := a.Run(ctx, recordSink{r})
 	m.clear()
 	r.summary.archive = &report
 	r.summary.names = []string{r.device}
-	r.gaps = gapsOf(&report)
+	r.untold = untoldBy(&report)
 	for i := range report.Sources {
 		s := &report.Sources[i]
 		if s.Incomplete != "" {
@@ -117,10 +115,10 @@ func archiveName(paths []string) string {
 	return name
 }
 
-// gapsOf says what could not be judged in an archive: what its sources cannot tell, and what of
+// untoldBy says what could not be judged in an archive: what its sources cannot tell, and what of
 // them could not be read.
-func gapsOf(r *archive.Report) []string {
-	gaps := r.Limits.Texts()
+func untoldBy(r *archive.Report) []string {
+	gaps := append([]string{}, r.Limits.Texts()...)
 	refused, incomplete := uint64(0), uint64(0)
 	for i := range r.Sources {
 		refused += r.Sources[i].RefusedLines()
@@ -141,29 +139,6 @@ func gapsOf(r *archive.Report) []string {
 		gaps = append(gaps, "memory too small to put all events in order")
 	}
 	return gaps
-}
-
-// assessRecords says how far an archive can be judged. Why it is partial is in hits, too.
-func assessRecords(gaps []string, c *correlate.Stats) coverage {
-	v := coverage{
-		loss: bus.Loss{
-			Correlator: c.EvictedClients + c.EvictedAnswers + c.EvictedEvidence + c.Refused,
-			Unknown:    []string{"before the records were written"},
-		},
-		directions: bus.Directions{DNS: bus.Unknown, TCP: bus.Unknown},
-		verdict:    bus.Good,
-		why:        gaps,
-	}
-	if explained := share(c.Explained, c.Connections); c.Connections >= enoughConnections && explained < tolerableExplained {
-		v.because("a lookup recorded here explains only %s of connections", percent(explained))
-	}
-	if v.loss.Correlator > 0 {
-		v.because("%s made room for others early", count(v.loss.Correlator, "remembered fact", "remembered facts"))
-	}
-	if len(v.why) > 0 {
-		v.verdict = bus.Partial
-	}
-	return v
 }
 
 // archiveHead says what was read.

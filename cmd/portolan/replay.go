@@ -12,6 +12,7 @@ import (
 
 	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
+	"portolan/cmd/internal/coverage"
 	"portolan/correlate"
 	"portolan/correlate/attribute"
 	"portolan/sensor"
@@ -152,8 +153,10 @@ type replayer struct {
 	correlator *correlate.Correlator
 	allow      *allowRules
 	hosts      *attribute.Hosts
+	tally      *coverage.Tally
+	history    *coverage.History
 	device     string     // base name of the file
-	gaps       []string   // of an archive: what its records do not tell; else nil
+	untold     []string   // of an archive: what its records do not tell; else nil
 	begin      event.Time // of this traffic; valid once clock moved
 	clock      event.Time // latest stamp
 	next       event.Time // when to advance the correlator
@@ -171,6 +174,7 @@ func (r *replayer) restart() (err error) {
 		return err
 	}
 	r.allow = newAllowRules(r.cfg.Allow)
+	r.tally, r.history = coverage.NewTally(), &coverage.History{}
 	r.correlator, _, err = newCorrelator(r.cfg)
 	return err
 }
@@ -183,10 +187,9 @@ func (r *replayer) settle() error {
 		return nil // nothing could be read
 	}
 	c := r.correlator.Stats()
-	v := assess(&r.summary.stats, &c, lostMessages{})
-	if r.summary.archive != nil {
-		v = assessRecords(r.gaps, &c)
-	}
+	n := counted(&r.summary.stats, &c, lostMessages{}, r.tally.Traffic())
+	view := r.tally.View()
+	v := coverage.Assess(&n, &view, coverage.Source{Incomplete: r.summary.stats.Incomplete != "", Records: r.untold})
 	r.summary.allowed = r.allow.result()
 	if err := r.summary.write(r.log, &c, &v); err != nil {
 		return fmt.Errorf("write summary: %w", err)
@@ -235,6 +238,7 @@ func (f *firstEvent) Connection(c *event.Connection) { f.take(c.Time) }
 // Lookup hands a lookup to the correlator.
 func (r *replayer) Lookup(l *event.Lookup) {
 	r.tick(l.Time)
+	r.tally.Lookup(l)
 	r.hits = r.correlator.ObserveLookup(r.hits[:0], l)
 	r.take()
 }
@@ -242,6 +246,7 @@ func (r *replayer) Lookup(l *event.Lookup) {
 // Connection hands a connection to the correlator.
 func (r *replayer) Connection(c *event.Connection) {
 	r.tick(c.Time)
+	r.tally.Connection(c)
 	r.hits = r.correlator.ObserveConnection(r.hits[:0], c)
 	r.take()
 }
@@ -259,8 +264,36 @@ func (r *replayer) tick(t event.Time) {
 		return
 	}
 	r.next = r.clock + 1e9
+	traffic := r.correlator.Stats()
+	counts := r.counted(&traffic)
+	r.history.Add(r.clock, &counts)
 	r.hits = r.correlator.Advance(r.hits[:0], r.clock)
 	r.take()
+}
+
+// counted returns what was counted up to the event at hand. What became of frames is not known by event.
+func (r *replayer) counted(traffic *correlate.Stats) coverage.Counts {
+	stats := sensor.Stats{Counters: r.asOf}
+	return counted(&stats, traffic, lostMessages{}, r.tally.Traffic())
+}
+
+// judged says what could be seen between the lookup of a hit and now, and what that makes of the hit. It returns false for one that
+// is not to be given out.
+func (r *replayer) judged(h *correlate.Hit, traffic *correlate.Stats) (c bus.Context, publish bool) {
+	all := r.counted(traffic)
+	counts, began := r.history.Since(min(h.Lookup.Time, r.clock-coverage.LeastWindow), &all)
+	view := r.tally.View()
+	a := coverage.Assess(&counts, &view, coverage.Source{Records: r.untold})
+	c = coverageOf(&a, &counts, false)
+	if r.untold != nil {
+		c.Loss.Unknown = []string{"before the records were written"}
+	}
+	if began > 0 {
+		c.Window = &bus.Window{From: began.UTC(), To: r.clock.UTC()}
+	}
+	c.Sensor, c.Version, c.Device = r.cfg.Sensor, thisBuild().Version, r.device
+	client, _ := r.tally.Client(h.Zone, h.Client)
+	return c, judge(h, &a, client, &c)
 }
 
 // take gives out the final hits. Packet time settles the provisional ones before anybody
@@ -271,12 +304,11 @@ func (r *replayer) take() {
 		if h.State != correlate.Final || h.Level == correlate.None {
 			continue
 		}
-		stats, traffic := sensor.Stats{Counters: r.asOf}, r.correlator.Stats()
-		v := assess(&stats, &traffic, lostMessages{})
-		if r.gaps != nil {
-			v = assessRecords(r.gaps, &traffic)
+		traffic := r.correlator.Stats()
+		c, publish := r.judged(h, &traffic)
+		if !publish {
+			continue
 		}
-		c := v.context(r.cfg.Sensor, r.device)
 		c.Sequence = r.sequence + 1
 		expected := expectedFalse(&r.cfg.Correlate, &traffic, r.clock.Sub(r.begin))
 		expected[h.Level].put(&c, &traffic)

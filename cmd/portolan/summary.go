@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"portolan/cmd/internal/coverage"
 	"portolan/cmd/internal/feed/archive"
 	"portolan/correlate"
 	"portolan/sensor"
@@ -48,7 +49,7 @@ func (s *summary) add(name string, x *sensor.Stats) {
 }
 
 // write writes the summary for people.
-func (s *summary) write(w io.Writer, c *correlate.Stats, v *coverage) error {
+func (s *summary) write(w io.Writer, c *correlate.Stats, v *coverage.Assessment) error {
 	var b strings.Builder
 	row := func(label, format string, args ...any) {
 		const indent, column = 16, 84
@@ -100,7 +101,7 @@ func (s *summary) write(w io.Writer, c *correlate.Stats, v *coverage) error {
 	if t.Incomplete != "" {
 		row("incomplete", "%s", t.Incomplete)
 	}
-	row("coverage", "%s", v.text())
+	row("coverage", "%s", v.Text())
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -110,14 +111,6 @@ func (s *summary) title() string {
 		return strings.Join(s.names, ", ")
 	}
 	return fmt.Sprintf("%s and %d more", s.names[0], len(s.names)-1)
-}
-
-// text returns the verdict with its reasons: "GOOD", "PARTIAL (why; why)".
-func (v *coverage) text() string {
-	if len(v.why) == 0 {
-		return strings.ToUpper(v.verdict)
-	}
-	return strings.ToUpper(v.verdict) + " (" + strings.Join(v.why, "; ") + ")"
 }
 
 // reasonsText lists what became of the frames, the commonest first.

@@ -104,6 +104,7 @@ type Source struct {
 	Live       bool          // a mirror port; else a capture file, which does not tell what was lost before it was written
 	Incomplete bool          // a capture file that ends in the middle of a frame
 	Span       time.Duration // over which was counted; 0 when unknown
+	Records    []string      // not nil when other programs recorded it: what they do not tell
 }
 
 // Assessment is a verdict with what led to it.

@@ -90,6 +90,9 @@ func lost(n, frames uint64, where string) (Severity, string) {
 }
 
 var rules = []rule{
+	{"records.limits", "what the records leave out can neither be calculated with nor explain anything", func(x *looked) (Severity, string) {
+		return limitIf(len(x.Records) > 0, "%s", strings.Join(x.Records, "; "))
+	}},
 	{"link.down", "nothing of that time was seen", func(x *looked) (Severity, string) {
 		dark := time.Duration(x.Dark)
 		text := fmt.Sprintf("no link for %v, down %d times, interface gone %d times", dark.Round(time.Millisecond), x.LinkDowns, x.Reopens)
@@ -125,7 +128,7 @@ var rules = []rule{
 	}},
 	{"mirror.one-way", "an answer and the connection it explains have to be seen both", oneWay},
 	{"dns.none", "no lookup was seen: nothing can be calculated with, and nothing is explained", func(x *looked) (Severity, string) {
-		if x.Decoder.Queries+x.Decoder.Responses > 0 {
+		if x.Decoder.Queries+x.Decoder.Responses > 0 || x.Records != nil && x.Counts.Lookups > 0 {
 			return "", ""
 		}
 		text := fmt.Sprintf("no DNS seen beside %d connections: encrypted, cached, or not on this path", x.Decoder.Connections)

@@ -2,6 +2,7 @@ package coverage
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 	"net/netip"
@@ -57,7 +58,17 @@ type Tally struct {
 	servers  map[netip.Addr]struct{} // of DNS over HTTPS
 	learned  int
 	latest   event.Time
+	events   uint64
+
+	view   View // as of viewed
+	viewed struct {
+		events uint64
+		at     event.Time
+	}
 }
+
+// viewEvery is how long a View is kept while there are not many more events: it means to look at every client.
+const viewEvery = event.Time(10 * time.Second)
 
 type clientKey struct {
 	addr netip.Addr
@@ -121,6 +132,7 @@ func (t *Tally) Connection(c *event.Connection) {
 
 func (t *Tally) lookup(l *event.Lookup) {
 	t.latest = max(t.latest, l.Time)
+	t.events++
 	t.in(l.Zone).Lookups++
 	c := t.client(clientKey{l.Client.Addr(), l.Zone})
 	c.lookups++
@@ -139,6 +151,7 @@ func (t *Tally) lookup(l *event.Lookup) {
 
 func (t *Tally) connection(x *event.Connection) {
 	t.latest = max(t.latest, x.Time)
+	t.events++
 	zone, c := t.in(x.Zone), t.client(clientKey{x.Src.Addr(), x.Zone})
 	c.connections++
 	switch x.Start {
@@ -191,10 +204,8 @@ func (c *client) hide(how int, at event.Time) {
 // bits is at most that of the servers.
 func serverBit(a netip.Addr) uint64 {
 	b := a.As16()
-	h := uint64(14695981039346656037) // FNV-1a; nothing is gained by choosing addresses that collide
-	for _, x := range b {
-		h = (h ^ uint64(x)) * 1099511628211
-	}
+	h := (binary.LittleEndian.Uint64(b[:8])*31 + binary.LittleEndian.Uint64(b[8:])) * 0x9e3779b97f4a7c15
+	h = (h ^ h>>29) * 0xbf58476d1ce4e5b9 // nothing is gained by choosing addresses that collide
 	return 1 << (h >> 58)
 }
 
@@ -291,11 +302,20 @@ type View struct {
 	Examples   []ClientView
 }
 
-// View returns what is known of all clients, with the busiest of those that are hard to judge as examples. It takes
-// some milliseconds when there are many.
-func (t *Tally) View() (v View) {
+// View returns what is known of all clients, with the busiest of those that are hard to judge as examples. It may be
+// some seconds old; nothing in it may be changed.
+func (t *Tally) View() View {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.events >= 2*t.viewed.events || t.latest-t.viewed.at >= viewEvery {
+		t.view = t.look()
+		t.viewed.events, t.viewed.at = max(t.events, 1), t.latest
+	}
+	return t.view
+}
+
+// look makes a View.
+func (t *Tally) look() (v View) {
 	for _, z := range t.zones {
 		v.Zones = append(v.Zones, *z)
 	}
@@ -329,6 +349,7 @@ func (t *Tally) View() (v View) {
 
 // Add adds what another Tally knows.
 func (v *View) Add(o *View) {
+	v.Zones, v.Examples = slices.Clone(v.Zones), slices.Clone(v.Examples)
 	for _, z := range o.Zones {
 		i := slices.IndexFunc(v.Zones, func(x Zone) bool { return x.Zone == z.Zone })
 		if i < 0 {
@@ -337,7 +358,7 @@ func (v *View) Add(o *View) {
 		}
 		to := &v.Zones[i]
 		to.Lookups += z.Lookups
-		to.Traffic = to.plus(&z.Traffic)
+		to.Traffic = to.Plus(&z.Traffic)
 	}
 	v.Clients += o.Clients
 	v.Answered += o.Answered
@@ -360,7 +381,8 @@ func (v *View) tidy() {
 	v.Examples = v.Examples[:min(len(v.Examples), examples)]
 }
 
-func (t Traffic) plus(o *Traffic) Traffic {
+// Plus returns the sums of both.
+func (t Traffic) Plus(o *Traffic) Traffic {
 	return Traffic{
 		t.Asked + o.Asked, t.SYN + o.SYN, t.SYNACK + o.SYNACK, t.Datagrams + o.Datagrams,
 		t.DoT + o.DoT, t.DoQ + o.DoQ, t.DoH + o.DoH,

@@ -29,6 +29,7 @@ type action func(ctx context.Context, p *program, args []string) error
 func commands() []*command {
 	return []*command{
 		runCommand(), correlateCommand(), enrichCommand(), replayCommand(), evaluateCommand(), eventsCommand(), watchCommand(), labCommand(), explainCommand(),
+		runCommand(), correlateCommand(), replayCommand(), evaluateCommand(), eventsCommand(), watchCommand(), coverageCommand(), labCommand(), explainCommand(),
 		hypothesesCommand(), baselineCommand(), natsCommand(), configCommand(), versionCommand(), helpCommand(),
 	}
 }

@@ -204,7 +204,10 @@ func (r *Report) charts(s *Sensor) []template.HTML {
 		all := h.Frames + h.LostNIC + h.LostRing
 		nic, ring = append(nic, ratio(h.LostNIC, all)), append(ring, ratio(h.LostRing, all))
 	}
-	per := "each " + strings.TrimSuffix(strings.TrimSuffix(step.String(), "0s"), "0m")
+	per := map[time.Duration]string{time.Minute: "per minute", 10 * time.Minute: "per 10 minutes", time.Hour: "per hour"}[step]
+	if per == "" {
+		per = "per " + lasted(r.Step)
+	}
 	traffic := page.Chart{
 		Caption: "Traffic judged", Note: per, Span: r.span(), At: at, Step: step,
 		Series: []page.Series{{Label: "DNS answers", Class: page.ClassA, Values: answers}, {Label: "connections", Class: page.ClassB, Values: connections}},
@@ -225,7 +228,7 @@ func (r *Report) charts(s *Sensor) []template.HTML {
 }
 
 func (s *Sensor) findingsTable() template.HTML {
-	t := page.Table{Head: []string{"Finding", "Verdict", "For", "What was counted, at the last", "So"}, Numbers: []bool{false, false, true}, Empty: "No finding: nothing limited this sensor."}
+	t := page.Table{Caption: "What limited it", Head: []string{"Rule", "Verdict", "For", "What was counted, at the last", "So"}, Numbers: []bool{false, false, true}, Empty: "No finding: nothing limited this sensor."}
 	for _, f := range s.Findings {
 		t.Rows = append(t.Rows, page.Row{Cells: []string{f.Rule, f.Severity, lasted(f.Seconds), f.Evidence, f.Consequence}, Class: classes[f.Severity]})
 	}
@@ -233,7 +236,7 @@ func (s *Sensor) findingsTable() template.HTML {
 }
 
 func (s *Sensor) gapsTable() template.HTML {
-	t := page.Table{Head: []string{"Gap from UTC", "to UTC", "Lasted", "Cause"}, Numbers: []bool{false, false, true}, Empty: "No gap."}
+	t := page.Table{Caption: "Gaps", Head: []string{"From UTC", "to UTC", "Lasted", "Cause"}, Numbers: []bool{false, false, true}, Empty: "No gap."}
 	for _, g := range s.Gaps {
 		t.Rows = append(t.Rows, page.Row{
 			Cells: []string{page.Moment(g.From), page.Moment(g.To), lasted(g.To.Sub(g.From).Seconds()), g.Cause}, Class: page.ClassMissing,
@@ -244,11 +247,22 @@ func (s *Sensor) gapsTable() template.HTML {
 
 func (s *Sensor) slotsTable() template.HTML {
 	t := page.Table{
+		Caption: "In detail",
 		Head:    []string{"From UTC", "Coverage", "Frames", "Lost", "Answers", "Connections", "Explained", "Rules"},
 		Numbers: []bool{false, false, true, true, true, true, true},
 	}
+	var empty time.Time // where slots without a record begin
 	for i := range s.Slots {
 		h := &s.Slots[i]
+		if h.Share.Unknown >= 1 {
+			if i == 0 || s.Slots[i-1].Share.Unknown < 1 {
+				empty = h.From
+			}
+			if i == len(s.Slots)-1 || s.Slots[i+1].Share.Unknown < 1 {
+				t.Rows = append(t.Rows, page.Row{Class: page.ClassMissing, Cells: []string{empty.Format(stamp), "no record until " + h.To.Format(stamp), "", "", "", "", "", ""}})
+			}
+			continue
+		}
 		t.Rows = append(t.Rows, page.Row{Class: classes[h.Worst()], Cells: []string{
 			h.From.Format(stamp), coverageText(h), page.Number(float64(h.Frames)), lostText(&h.Totals), page.Number(float64(h.Answers)),
 			page.Number(float64(h.Connections)), explainedText(&h.Totals), strings.Join(h.Rules, ", "),
@@ -259,6 +273,7 @@ func (s *Sensor) slotsTable() template.HTML {
 
 func (s *Sensor) zonesTable() template.HTML {
 	t := page.Table{
+		Caption: "Zones, since the sensor started",
 		Head:    []string{"Zone", "Lookups", "Connections", "Explained", "Share", "SYN", "SYN+ACK first", "Encrypted DNS"},
 		Numbers: []bool{false, true, true, true, true, true, true, true}, Empty: "No zone.",
 	}
@@ -292,7 +307,7 @@ func clientBars(c *bus.Clients) template.HTML {
 }
 
 func clientsTable(c *bus.Clients) template.HTML {
-	t := page.Table{Head: []string{"Clients", ""}, Numbers: []bool{false, true}}
+	t := page.Table{Caption: "Clients, at the last", Head: []string{"", "Number"}, Numbers: []bool{false, true}}
 	for _, x := range []struct {
 		label string
 		n     uint64

@@ -82,6 +82,7 @@ func (p *Page) Write(w io.Writer) error {
 
 // Table is rows of text under a heading. A row may be marked with a class.
 type Table struct {
+	Caption string // may be empty
 	Head    []string
 	Numbers []bool // by column: align to the right
 	Rows    []Row
@@ -98,7 +99,13 @@ type Row struct {
 func (t *Table) HTML() template.HTML {
 	var b strings.Builder
 	if len(t.Rows) == 0 {
+		if t.Caption != "" {
+			fmt.Fprintf(&b, "<figure><figcaption>%s</figcaption>", escape(t.Caption))
+		}
 		fmt.Fprintf(&b, `<p class="empty">%s</p>`, escape(t.Empty))
+		if t.Caption != "" {
+			b.WriteString("</figure>")
+		}
 		return template.HTML(b.String()) //nolint:gosec // escaped above
 	}
 	number := func(i int) string {
@@ -107,7 +114,11 @@ func (t *Table) HTML() template.HTML {
 		}
 		return ""
 	}
-	b.WriteString("<table><thead><tr>")
+	b.WriteString("<table>")
+	if t.Caption != "" {
+		fmt.Fprintf(&b, "<caption>%s</caption>", escape(t.Caption))
+	}
+	b.WriteString("<thead><tr>")
 	for i, h := range t.Head {
 		fmt.Fprintf(&b, "<th%s>%s</th>", number(i), escape(h))
 	}
@@ -154,12 +165,10 @@ func Percent(share float64) string {
 	switch {
 	case p > 0 && p < 0.1:
 		return "<0.1 %"
-	case p < 100 && p > 99.9:
+	case p < 100-1e-9 && p > 99.9:
 		return ">99.9 %"
-	case p == float64(int64(p)):
-		return fmt.Sprintf("%.0f %%", p)
 	}
-	return fmt.Sprintf("%.1f %%", p)
+	return strings.TrimSuffix(strconv.FormatFloat(p, 'f', 1, 64), ".0") + " %"
 }
 
 // Moment writes a time in UTC as reports do.

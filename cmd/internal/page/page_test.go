@@ -26,8 +26,8 @@ func sample() *Page {
 	bars := lines
 	bars.Bars, bars.Step = true, time.Hour
 	rows := Bars{Caption: nasty, Rows: []Bar{{nasty, 3, ClassA}, {"none", 0, ClassB}}}
-	table := Table{Head: []string{nasty, "n"}, Numbers: []bool{false, true}, Rows: []Row{{[]string{nasty, "1"}, ClassBlind}}}
-	empty := Table{Empty: nasty}
+	table := Table{Caption: nasty, Head: []string{nasty, "n"}, Numbers: []bool{false, true}, Rows: []Row{{[]string{nasty, "1"}, ClassBlind}}}
+	empty := Table{Caption: nasty, Empty: nasty}
 	p := &Page{Title: nasty, Subtitle: nasty, Verdict: &Badge{nasty, ClassGood}, Facts: []Fact{{nasty, nasty, ClassGood}}, Foot: []string{nasty}}
 	p.Sections = append(p.Sections, Section{Title: nasty, Text: nasty})
 	s := &p.Sections[0]
@@ -108,7 +108,7 @@ func TestNumber(t *testing.T) {
 			t.Errorf("Number(%v) = %q, want %q", n, got, want)
 		}
 	}
-	for share, want := range map[float64]string{0: "0 %", 0.0001: "<0.1 %", 0.5: "50 %", 0.123: "12.3 %", 0.9999: ">99.9 %", 1: "100 %"} {
+	for share, want := range map[float64]string{0: "0 %", 0.0001: "<0.1 %", 0.5: "50 %", 0.49999999999: "50 %", 1 - 1e-15: "100 %", 0.123: "12.3 %", 0.9999: ">99.9 %", 1: "100 %"} {
 		if got := Percent(share); got != want {
 			t.Errorf("Percent(%v) = %q, want %q", share, got, want)
 		}

@@ -253,3 +253,11 @@ func TestForms(t *testing.T) {
 		t.Errorf("an empty report: %v", err)
 	}
 }
+
+func TestLasted(t *testing.T) {
+	for seconds, want := range map[float64]string{0: "0s", 59.6: "1m0s", 3600: "1h", 70 * 60: "1h10m", 25 * 3600: "25h", 72 * 3600: "3.0 days"} {
+		if got := lasted(seconds); got != want {
+			t.Errorf("lasted(%v) = %q, want %q", seconds, got, want)
+		}
+	}
+}

@@ -164,7 +164,11 @@ func lasted(seconds float64) string {
 	case d >= 48*time.Hour:
 		return fmt.Sprintf("%.1f days", d.Hours()/24)
 	case d >= time.Hour:
-		return strings.TrimSuffix(strings.TrimSuffix(d.Round(time.Minute).String(), "0s"), "0m")
+		m := int(d.Round(time.Minute).Minutes())
+		if m%60 == 0 {
+			return fmt.Sprintf("%dh", m/60)
+		}
+		return fmt.Sprintf("%dh%dm", m/60, m%60)
 	}
 	return d.Round(time.Second).String()
 }

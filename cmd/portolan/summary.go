@@ -29,23 +29,8 @@ type summary struct {
 // the newest counters hold for all.
 func (s *summary) add(name string, x *sensor.Stats) {
 	s.names = append(s.names, name)
-	t := &s.stats
-	t.Counters = x.Counters
-	t.Incomplete = cmp.Or(x.Incomplete, t.Incomplete)
-	if x.Frames == 0 {
-		return
-	}
-	if t.Frames == 0 {
-		t.First, t.Last = x.First, x.Last
-	}
-	t.First, t.Last = min(t.First, x.First), max(t.Last, x.Last)
-	t.Frames += x.Frames
-	t.Bytes += x.Bytes
-	t.CapturedBytes += x.CapturedBytes
-	t.Truncated += x.Truncated
-	for i, n := range x.Reasons {
-		t.Reasons[i] += n
-	}
+	s.stats.Add(x)
+	s.stats.Counters = x.Counters
 }
 
 // write writes the summary for people.

@@ -24,7 +24,7 @@ const (
 	opaqueLeast     = 0.01  // share of frames in tunnels that could not be taken apart
 	elsewhereLeast  = 0.1   // share of clients that resolve out of sight
 	oneWayMost      = 0.01  // share of the rarer direction, below which there is one
-	splitLeast      = 20    // starts in each of two zones that have one direction each
+	some            = 20    // of what has to be there before its absence says anything
 	silentLeast     = 30 * time.Second
 	darkLeast       = 0.9 // share of the interval without a link
 	darkWorthSaying = time.Second
@@ -132,7 +132,7 @@ var rules = []rule{
 			return "", ""
 		}
 		text := fmt.Sprintf("no DNS seen beside %d connections: encrypted, cached, or not on this path", x.Decoder.Connections)
-		if x.Decoder.Connections >= enough {
+		if x.Decoder.Connections >= some {
 			return Disables, text
 		}
 		return Limits, text
@@ -142,7 +142,7 @@ var rules = []rule{
 		switch {
 		case q == 0 || r > 0 && q < enough || float64(r) >= answeredLeast*float64(q):
 			return "", ""
-		case r == 0 && q >= splitLeast:
+		case r == 0 && q >= some:
 			return Disables, fmt.Sprintf("none of %d DNS queries has an answer that was seen", q)
 		}
 		return Limits, fmt.Sprintf("%s of %d DNS queries have an answer that was seen", Percent(share(r, q)), q)
@@ -152,7 +152,7 @@ var rules = []rule{
 	}},
 	{"dns.resolver-side", "answers go to the resolver, not to the hosts: no lookup belongs to who connects", func(x *looked) (Severity, string) {
 		r, i := x.Decoder.Responses, x.Decoder.Iterative
-		if r < splitLeast || share(i, r) < iterativeLeast || x.Answered > resolversMost {
+		if r < some || share(i, r) < iterativeLeast || x.Answered > resolversMost {
 			return "", ""
 		}
 		return Disables, fmt.Sprintf("%s of %d DNS answers are of authoritative servers to %d clients, which do not ask for recursion",
@@ -192,13 +192,13 @@ var rules = []rule{
 	{"mirror.duplicates", "half of the mirror's and the sensor's room goes to copies; shares of loss are of both", func(x *looked) (Severity, string) {
 		starts := x.Decoder.SYN + x.Decoder.SYNACK
 		of := share(x.Decoder.Copies, starts)
-		return limitIf(starts >= splitLeast && of >= copiesLeast, "%s of %d SYN and SYN+ACK came a second time at once, as from a mirror of both ports",
+		return limitIf(starts >= some && of >= copiesLeast, "%s of %d SYN and SYN+ACK came a second time at once, as from a mirror of both ports",
 			Percent(of), starts)
 	}},
 	{"frames.truncated", "answers and connections behind the cut were not read", func(x *looked) (Severity, string) {
-		cut := x.Reasons[decode.Truncated]
-		return limitIf(share(cut, x.Frames) > tolerableLoss || share(x.Decoder.DNSPartial, x.Decoder.Lookups) > partialLeast && x.Truncated > 0,
-			"%d frames were cut before what decides, and %d of %d DNS answers", cut, x.Decoder.DNSPartial, x.Decoder.Lookups)
+		cut, answers := x.Reasons[decode.Truncated], x.Decoder.DNSPartial+x.Decoder.DNSMalformed
+		return limitIf(share(cut, x.Frames) > tolerableLoss || x.Truncated > 0 && share(answers, x.Decoder.Responses) > partialLeast,
+			"%d frames were cut before what decides, and %d of %d DNS answers", cut, answers, x.Decoder.Responses)
 	}},
 	{"frames.merged", "datagrams that were merged count as one, and only the first of them is read", func(x *looked) (Severity, string) {
 		return limitIf(x.Oversize > 0 && share(x.Oversize, x.Frames) > oversizeLeast, "%d frames are longer than the line carries: merged by GRO or LRO", x.Oversize)
@@ -264,9 +264,9 @@ func oneWay(x *looked) (Severity, string) {
 
 // splitZones looks for two zones that have one direction each, as when a mirror tags what comes in and not what goes out.
 func splitZones(x *looked) (Severity, string) {
-	from := slices.IndexFunc(x.Zones, func(z Zone) bool { return z.SYN >= splitLeast && z.Lookups+z.SYNACK == 0 })
+	from := slices.IndexFunc(x.Zones, func(z Zone) bool { return z.SYN >= some && z.Lookups+z.SYNACK == 0 })
 	to := slices.IndexFunc(x.Zones, func(z Zone) bool {
-		return z.SYNACK >= splitLeast && z.SYN+z.Asked == 0 && from >= 0 && x.Zones[from].Zone.Point == z.Zone.Point
+		return z.SYNACK >= some && z.SYN+z.Asked == 0 && from >= 0 && x.Zones[from].Zone.Point == z.Zone.Point
 	})
 	if from < 0 || to < 0 {
 		return "", ""

@@ -81,13 +81,13 @@ type Config struct {
 	Logger *slog.Logger  // for links that go down and come up; nil logs nothing
 }
 
-// DefaultConfig returns a configuration for a busy mirror port, with 32 MiB of memory a
+// DefaultConfig returns a configuration for a busy mirror port, with 28 MiB of memory a
 // ring and a ring for each CPU up to 8.
 func DefaultConfig() Config {
 	return Config{
 		Rings:        min(runtime.NumCPU(), 8),
 		BlockSize:    128 << 10,
-		Blocks:       256,
+		Blocks:       224,
 		BlockTimeout: time.Millisecond,
 		SnapLen:      65535,
 		Promiscuous:  true,

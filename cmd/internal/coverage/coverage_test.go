@@ -77,6 +77,10 @@ func TestAssess(t *testing.T) {
 		{"tunnels that hold nothing readable", func(c *Counts, _ *View, _ *Source) { c.Reasons[decode.Tunnel] = 900 }, "tunnel.opaque", Partial, "9 %"},
 		{"tunnels", func(c *Counts, _ *View, _ *Source) { c.Decoder.Tunnels[decode.VXLAN] = 900 }, "", Good, ""},
 		{"late", func(c *Counts, _ *View, _ *Source) { c.Late = 100 }, "order.late", Partial, "100 of 700"},
+		{"records that leave things out", func(c *Counts, _ *View, s *Source) {
+			*c = Counts{Lookups: 200, Connections: 600, Settled: 600, Explained: 500}
+			s.Live, s.Records = false, []string{"no source port", "whole seconds"}
+		}, "records.limits", Partial, "no source port; whole seconds"},
 		{"half a file", func(_ *Counts, _ *View, s *Source) { s.Live, s.Incomplete = false, true }, "file.incomplete", Partial, "ends early"},
 	}
 	named := map[string]bool{"client.resolver": true, "tunnel.inside": true} // notes, in TestNotes

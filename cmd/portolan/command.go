@@ -28,8 +28,10 @@ type action func(ctx context.Context, p *program, args []string) error
 // commands returns all commands, in the order of the overview.
 func commands() []*command {
 	return []*command{
-		runCommand(), correlateCommand(), enrichCommand(), replayCommand(), evaluateCommand(), eventsCommand(), watchCommand(), coverageCommand(), labCommand(), explainCommand(),
-		hypothesesCommand(), baselineCommand(), natsCommand(), configCommand(), versionCommand(), helpCommand(),
+		runCommand(), correlateCommand(), enrichCommand(), endpointCommand(), replayCommand(),
+		evaluateCommand(), eventsCommand(), watchCommand(), coverageCommand(), labCommand(),
+		explainCommand(), hypothesesCommand(), baselineCommand(), natsCommand(), configCommand(),
+		versionCommand(), helpCommand(),
 	}
 }
 

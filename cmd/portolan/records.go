@@ -74,11 +74,11 @@ func (p *program) openArchive(cfg *config.Config, paths []string) (*archive.Arch
 	return a, m, err
 }
 
-// recordSink is a feed.Sink of which endpoints' records go nowhere: they are for joining, not for detecting.
-type recordSink struct{ event.Sink }
+// eventsOnly is a feed.Sink of which endpoints' records go nowhere: they are for joining, not for detecting.
+type eventsOnly struct{ event.Sink }
 
 // Record passes a record over.
-func (recordSink) Record(*attribute.Record) {}
+func (eventsOnly) Record(*attribute.Record) {}
 
 // replayRecords reads an archive and gives out its hits.
 func (p *program) replayRecords(ctx context.Context, r *replayer, paths []string, progress bool) error {
@@ -88,7 +88,7 @@ func (p *program) replayRecords(ctx context.Context, r *replayer, paths []string
 	}
 	m.on, r.out.before = progress, m.clear
 	r.device, r.untold = archiveName(paths), append([]string{}, a.Limits().Texts()...)
-	report, err := a.Run(ctx, recordSink{r})
+	report, err := a.Run(ctx, eventsOnly{r})
 	m.clear()
 	r.summary.archive = &report
 	r.summary.names = []string{r.device}
@@ -169,7 +169,7 @@ func (p *program) recordEvents(ctx context.Context, path string, cfg *config.Con
 		return err
 	}
 	w := newEventWriter(out, captureName(path))
-	report, err := a.Run(ctx, recordSink{w})
+	report, err := a.Run(ctx, eventsOnly{w})
 	for i := range report.Sources {
 		w.source(&report.Sources[i])
 	}

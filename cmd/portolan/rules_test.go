@@ -88,8 +88,8 @@ func onlyIn() []struct {
 			"it is too slow for the hot path, and replaceable only while one package knows it"},
 		{"github.com/nats-io/...", []string{"portolan/cmd/internal/bus", "portolan/cmd/internal/fleet/...", "portolan/cmd/internal/enrich", "portolan/cmd/internal/example", "portolan/cmd/internal/natstest"},
 			"three packages speak NATS, of hits, of what a fleet shares, and of what endpoints saw, one shows others how to, and one starts servers for tests"},
-		{"github.com/cilium/ebpf/...", []string{"portolan/bpffilter", "portolan/cmd/internal/lab"},
-			"one package filters in the kernel, and the lab sends and counts there"},
+		{"github.com/cilium/ebpf/...", []string{"portolan/bpffilter", "portolan/cmd/internal/endpoint/kernel", "portolan/cmd/internal/lab"},
+			"one package filters in the kernel, one sees there which process connects, and the lab sends and counts there"},
 		{"github.com/vishvananda/...", []string{"portolan/cmd/internal/lab"}, "only the lab makes networks"},
 		{"github.com/goccy/go-yaml/...", []string{"portolan/cmd/internal/config"}, "one package reads configuration"},
 	}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"portolan/cmd/internal/bus"
+	"portolan/cmd/internal/config"
+	"portolan/cmd/internal/endpoint"
+	"portolan/correlate/attribute"
+)
+
+// The sources of endpoint records by name; another one is a file.
+const (
+	sourceEBPF   = "ebpf"
+	sourceAuditd = "auditd"
+)
+
+func endpointCommand() *command {
+	return &command{
+		name:  "endpoint",
+		brief: "tells which process, user and container of this host connects where (root)",
+		usage: []string{"portolan endpoint --nats URL [--source ebpf|auditd|FILE] [FLAGS]", "portolan endpoint --json [FLAGS]"},
+		about: `Runs on a Linux host and publishes a record of each TCP connect, also of those that fail, and of each
+first UDP datagram to a destination, with the process, its parent, user, container and executable, and
+of each DNS question with the process that asked. "portolan enrich" adds them to hits.
+
+The source ebpf sees all of this, in all containers, and needs no kprobes, but Linux 5.12 with BTF and a unified
+cgroup hierarchy, and CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH executables
+are hashed. Where it cannot run and no source was named, auditd stands in: the audit records that the kernel sends to all
+(CAP_AUDIT_READ), or a FILE such as /var/log/audit/audit.log, followed over its rotation. Lost are then: the
+local address and port, so that a connection is found by destination and time alone, and may remain ambiguous; how
+non-blocking connects end; DNS questions; container, parent and hash of processes that end at once; datagrams of
+sockets that were not connected. Audit records need rules: --audit-rules adds them for as long as this runs, or
+    ` + endpoint.AuditCommands,
+		example: []string{"sudo portolan endpoint --nats nats://hub:4222"},
+		declare: func(o *options) action {
+			c := endpoint.DefaultConfig()
+			c.Version = thisBuild().Version
+			source, asJSON := "", false
+			o.value("source", func(text string) error { source = text; return nil })
+			o.describe("source", "NAME", "where records come from: ebpf, auditd, or an audit log file", "ebpf, else auditd")
+			o.bool(&asJSON, "json", "print records, one JSON object a line, and publish none")
+			o.string(&c.HostID, "host-id", "ID", "what this host is called in subjects")
+			o.string(&c.Host, "host-name", "NAME", "its name for people")
+			o.duration(&c.Interval, "interval", "TIME", "between two records of the host itself, its addresses and losses, 1s to 1h")
+			o.bool(&c.Kernel.Loopback, "loopback", "report connections to loopback addresses, too")
+			o.bool(&c.AuditRule, "audit-rules", "with auditd: add the rules it needs, and remove them at the end")
+			o.settings("nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.domain", "state_dir", "spool")
+			return func(ctx context.Context, p *program, args []string) error {
+				if len(args) > 0 {
+					return usagef("endpoint: takes no arguments, got %q", args[0])
+				}
+				if err := c.Validate(); err != nil {
+					return usagef("endpoint: %v", err)
+				}
+				cfg, err := o.load(p)
+				if err != nil {
+					return err
+				}
+				if !asJSON && cfg.NATS.URL == "" {
+					return &usageError{text: "endpoint: no server", hint: "name it with --nats, or print records with --json"}
+				}
+				return p.endpoint(ctx, &cfg, c, source, asJSON)
+			}
+		},
+	}
+}
+
+// endpoint watches this host until ctx ends.
+func (p *program) endpoint(ctx context.Context, cfg *config.Config, c endpoint.Config, source string, asJSON bool) (err error) {
+	c.Log = slog.New(slog.NewTextHandler(p.stderr, nil))
+	var to recordSink
+	if asJSON {
+		to = &recordPrinter{to: bufio.NewWriter(p.stdout)}
+	} else {
+		// A spool of its own: a sensor may run on this host.
+		cfg.Sensor, cfg.StateDir = c.HostID, filepath.Join(cfg.StateDir, "endpoint")
+		b, e := openBus(ctx, cfg, c.Log, true)
+		if e != nil {
+			return e
+		}
+		defer func() { err = errors.Join(err, b.Close()) }()
+		to = &recordPublisher{bus: b}
+	}
+	agent, err := endpoint.New(c, to.record)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	err = p.watchEndpoint(ctx, agent, source)
+	s := agent.Stats()
+	fmt.Fprintf(p.stderr, "portolan: %s in %v; %d lost, %d refused\n", count(s.Records, "record", "records"),
+		time.Since(start).Round(time.Second), s.Lost, s.Refused)
+	return errors.Join(err, to.err())
+}
+
+// watchEndpoint runs the agent on its source, and says in its first line what can be seen.
+func (p *program) watchEndpoint(ctx context.Context, agent *endpoint.Agent, source string) error {
+	say := func(text string) func() { return func() { fmt.Fprintf(p.stderr, "portolan: %s\n", text) } }
+	if source == "" || source == sourceEBPF {
+		err := agent.RunKernel(ctx, say("watching with eBPF: connects, first datagrams and DNS questions of all processes and containers"))
+		if err == nil || source != "" || !errors.Is(err, endpoint.ErrNoKernel) {
+			return withHint(err, endpointHint(err))
+		}
+		fmt.Fprintf(p.stderr, "portolan: %v; auditd stands in\n", err)
+	}
+	file := ""
+	if source != "" && source != sourceAuditd {
+		file = source
+	}
+	err := agent.RunAudit(ctx, file, say("watching with audit records; lost: "+endpoint.AuditLost))
+	return withHint(err, endpointHint(err))
+}
+
+// endpointHint returns a remedy for an error of an agent, or "".
+func endpointHint(err error) string {
+	if errors.Is(err, endpoint.ErrNoKernel) {
+		return "run it with sudo, or see deploy/README.md; --source auditd needs no eBPF"
+	}
+	return ""
+}
+
+// recordSink takes an agent's records.
+type recordSink interface {
+	record(*attribute.Record)
+	err() error // the first
+}
+
+// recordPrinter writes records as lines, each at once.
+type recordPrinter struct {
+	to    *bufio.Writer
+	buf   []byte
+	first error
+}
+
+func (w *recordPrinter) record(r *attribute.Record) {
+	b, err := r.Append(w.buf[:0])
+	if err == nil {
+		w.buf = append(b, '\n')
+		_, err = w.to.Write(w.buf)
+	}
+	if err == nil {
+		err = w.to.Flush()
+	}
+	if w.first == nil {
+		w.first = err
+	}
+}
+
+func (w *recordPrinter) err() error {
+	if w.first == nil || errors.Is(w.first, io.ErrClosedPipe) {
+		return nil
+	}
+	return fmt.Errorf("print records: %w", w.first)
+}
+
+// recordPublisher hands records to the spool. What finds no room is counted there.
+type recordPublisher struct {
+	bus   *bus.Bus
+	first error
+}
+
+func (w *recordPublisher) record(r *attribute.Record) {
+	if err := w.bus.PublishEndpoint(r); err != nil && !errors.Is(err, bus.ErrQueueFull) && w.first == nil {
+		w.first = err
+	}
+}
+
+func (w *recordPublisher) err() error { return w.first }

@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -107,6 +108,10 @@ func (a *Agent) RunAudit(ctx context.Context, file string, ready func()) (err er
 // auditIdle is after how long without a record an event is complete.
 const auditIdle = 200 * time.Millisecond
 
+// auditCoarse is how far behind the time of an audit record may be: it is that of the last timer
+// interrupt, cut to milliseconds.
+const auditCoarse = 20 * time.Millisecond
+
 // line counts what could not be used.
 func (a *Agent) line(err error) {
 	if err != nil {
@@ -145,7 +150,7 @@ func (a *Agent) complete(w *waiting) {
 	p := &w.record.Process
 	dir := "/proc/" + strconv.FormatUint(uint64(p.PID), 10)
 	start, err := startOf(dir)
-	if err != nil || a.clock.at(start) > w.record.Time {
+	if err != nil || a.clock.at(start) > w.record.Time.Add(auditCoarse) {
 		return
 	}
 	exe, err := os.Readlink(filepath.Join(dir, "exe"))
@@ -282,13 +287,7 @@ func (t *tail) moved() (bool, error) {
 // take splits what was read into lines.
 func (t *tail) take(b []byte, line func([]byte)) {
 	for len(b) > 0 {
-		end := -1
-		for i, c := range b {
-			if c == '\n' {
-				end = i
-				break
-			}
-		}
+		end := bytes.IndexByte(b, '\n')
 		if end < 0 {
 			if len(t.rest)+len(b) > maxAuditLine {
 				t.rest, t.skip = nil, true
@@ -302,7 +301,9 @@ func (t *tail) take(b []byte, line func([]byte)) {
 		case t.skip:
 			t.skip = false
 		case len(t.rest) > 0:
-			line(append(t.rest, b[:end]...))
+			if len(t.rest)+end <= maxAuditLine {
+				line(append(t.rest, b[:end]...))
+			}
 			t.rest = t.rest[:0]
 		default:
 			line(b[:end])

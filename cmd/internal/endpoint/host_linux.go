@@ -44,7 +44,7 @@ func newHost() *host {
 	if unix.Uname(&name) == nil {
 		h.release = unix.ByteSliceToString(name.Release[:])
 	}
-	h.own, _ = spaceOf("/proc/self")
+	h.own, _ = spaceOf("/proc/thread-self")
 	return h
 }
 
@@ -104,7 +104,7 @@ func (h *host) learn(addr netip.Addr, space uint64, pid uint32, now time.Time) b
 	h.again = now.Add(learnEvery)
 	dir := "/proc/" + strconv.FormatUint(uint64(pid), 10)
 	if space == h.own {
-		dir = "/proc/self"
+		dir = "/proc/thread-self"
 	} else if s, err := spaceOf(dir); err != nil || s != space {
 		if dir = threadIn(dir, space); dir == "" {
 			return false

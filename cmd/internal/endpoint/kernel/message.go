@@ -28,7 +28,9 @@ func DefaultConfig() Config {
 
 // Validate reports the first field whose value is out of range.
 func (c Config) Validate() error {
-	bad := func(field string, value int, want string) error { return fmt.Errorf("%s %d: want %s", field, value, want) }
+	bad := func(field string, value int, want string) error {
+		return fmt.Errorf("%s %d: want %s", field, value, want)
+	}
 	switch {
 	case c.Ring < 64<<10 || c.Ring > 1<<30 || c.Ring&(c.Ring-1) != 0:
 		return bad("Ring", c.Ring, "a power of two, 65536 to 1073741824")

@@ -26,7 +26,7 @@ func endpointCommand() *command {
 	return &command{
 		name:  "endpoint",
 		brief: "tells which process, user and container of this host connects where (root)",
-		usage: []string{"portolan endpoint --nats URL [--source ebpf|auditd|FILE] [FLAGS]", "portolan endpoint --json [FLAGS]"},
+		usage: []string{"portolan endpoint --nats URL [--source ebpf|auditd|FILE|-] [FLAGS]", "portolan endpoint --json [FLAGS]"},
 		about: `Runs on a Linux host and publishes a record of each TCP connect, also of those that fail, and of each
 first UDP datagram to a destination, with the process, its parent, user, container and executable, and
 of each DNS question with the process that asked. "portolan enrich" adds them to hits.
@@ -38,14 +38,17 @@ are hashed. Where it cannot run and no source was named, auditd stands in: the a
 local address and port, so that a connection is found by destination and time alone, and may remain ambiguous; how
 non-blocking connects end; DNS questions; container, parent and hash of processes that end at once; datagrams of
 sockets that were not connected. Audit records need rules: --audit-rules adds them for as long as this runs, or
-    ` + endpoint.AuditCommands,
+    ` + endpoint.AuditCommands + `
+
+A FILE, and standard input (-), may also hold the JSON lines of Tetragon, Falco, Sysmon for Linux, Elastic's agents (ECS),
+osquery and laurel. Lines that name another host are refused, and counted.`,
 		example: []string{"sudo portolan endpoint --nats nats://hub:4222"},
 		declare: func(o *options) action {
 			c := endpoint.DefaultConfig()
 			c.Version = thisBuild().Version
 			source, asJSON := "", false
 			o.value("source", func(text string) error { source = text; return nil })
-			o.describe("source", "NAME", "where records come from: ebpf, auditd, or an audit log file", "ebpf, else auditd")
+			o.describe("source", "NAME", "where records come from: ebpf, auditd, or a log file; - is standard input", "ebpf, else auditd")
 			o.bool(&asJSON, "json", "print records, one JSON object a line, and publish none")
 			o.string(&c.HostID, "host-id", "ID", "what this host is called in subjects")
 			o.string(&c.Host, "host-name", "NAME", "its name for people")
@@ -111,11 +114,15 @@ func (p *program) watchEndpoint(ctx context.Context, agent *endpoint.Agent, sour
 		}
 		fmt.Fprintf(p.stderr, "portolan: %v; auditd stands in\n", err)
 	}
-	file := ""
-	if source != "" && source != sourceAuditd {
-		file = source
+	var err error
+	switch source {
+	case "", sourceAuditd:
+		err = agent.RunAudit(ctx, say("watching with audit records; lost: "+endpoint.AuditLost))
+	case "-":
+		err = agent.RunLines(ctx, p.stdin, say("reading lines from standard input"))
+	default:
+		err = agent.RunFile(ctx, source, say("following "+source+"; of audit records is lost: "+endpoint.AuditLost))
 	}
-	err := agent.RunAudit(ctx, file, say("watching with audit records; lost: "+endpoint.AuditLost))
 	return withHint(err, endpointHint(err))
 }
 

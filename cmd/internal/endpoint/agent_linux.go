@@ -33,6 +33,8 @@ type Agent struct {
 	open     map[uint64]*waiting // by socket: connects whose end is not known
 	late     []*waiting          // those of open that were handed on, oldest first
 
+	seen     uint64              // lines and messages of audit records and other tools
+
 	records, lost, refused atomic.Uint64
 }
 
@@ -237,7 +239,7 @@ func (a *Agent) release(now time.Time) {
 			kept = append(kept, w)
 			continue
 		}
-		if w.hash.done.Load() {
+		if w.hash.done.Load() && w.hash.sum != "" {
 			w.record.Process.SHA256 = w.hash.sum
 		}
 		a.speakFor(&w.record, now)

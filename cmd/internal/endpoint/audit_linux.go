@@ -1,11 +1,9 @@
 package endpoint
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -15,10 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"portolan/cmd/internal/endpoint/kernel"
-	"portolan/cmd/internal/feed"
 	"portolan/cmd/internal/feed/audit"
 	"portolan/correlate/attribute"
-	"portolan/sensor/event"
 )
 
 var (
@@ -35,13 +31,9 @@ var (
 // AuditLost is what is lost where audit records stand in for the eBPF programs, for people.
 const AuditLost = "no local address and port, no result of non-blocking connects, no DNS questions, little of processes that end at once"
 
-// RunAudit hands on connects from the kernel's audit records, until ctx ends, and calls ready once
-// they can be seen: of the multicast group that the kernel sends to for "", else of a log file, from
-// its end and over its rotation. The group takes CAP_AUDIT_READ, rules CAP_AUDIT_CONTROL.
-func (a *Agent) RunAudit(ctx context.Context, file string, ready func()) (err error) {
-	a.files = newHasher(a.cfg.HashSize, a.cfg.HashRate)
-	defer a.files.close()
-	a.host.sees, a.host.blind = seesAudit[:], blindAudit[:]
+// RunAudit hands on connects from the audit records that the kernel sends to all who listen, until
+// ctx ends, and calls ready once they can be seen. It takes CAP_AUDIT_READ, rules CAP_AUDIT_CONTROL.
+func (a *Agent) RunAudit(ctx context.Context, ready func()) (err error) {
 	if a.cfg.AuditRule {
 		rules, err := addRules()
 		if err != nil {
@@ -49,100 +41,22 @@ func (a *Agent) RunAudit(ctx context.Context, file string, ready func()) (err er
 		}
 		defer func() { err = errors.Join(err, rules.remove()) }()
 	}
-	p := audit.New(feed.Origin{HostID: a.cfg.HostID, Host: a.cfg.Host})
-	to := (*auditSink)(a)
-	var next func() error // reads what is there, waits for pollEvery at most
-	if file == "" {
-		group, err := openGroup()
-		if err != nil {
-			return err
-		}
-		defer group.close()
-		next = func() error {
-			return group.read(func(kind uint16, text []byte) { a.line(p.Message(kind, text, to)) }, &a.lost)
-		}
-	} else {
-		tail, err := openTail(file)
-		if err != nil {
-			return err
-		}
-		defer tail.close()
-		next = func() error {
-			err := tail.read(func(line []byte) { a.line(p.Line(line, to)) })
-			sleep(ctx, pollEvery)
-			return err
-		}
-	}
-	if err := a.announce(time.Now(), audit.Source); err != nil {
+	group, err := openGroup()
+	if err != nil {
 		return err
 	}
-	ready()
-	idle := time.Now()
-	for ctx.Err() == nil {
-		before := a.refused.Load() + uint64(len(a.queue))
-		if err := next(); err != nil {
-			return err
-		}
-		now := time.Now()
-		if a.refused.Load()+uint64(len(a.queue)) != before {
-			idle = now
-		} else if now.Sub(idle) > auditIdle { // the last record of a burst has no successor to end it
-			p.Flush(to)
-			idle = now
-		}
-		a.release(now)
-		if err := a.clock.adjust(now); err != nil {
-			return err
-		}
-		if a.host.due(now) {
-			if err := a.announce(now, audit.Source); err != nil {
-				return err
-			}
-		}
-	}
-	p.Flush(to)
-	a.release(time.Time{})
-	return nil
+	defer group.close()
+	p := audit.New(a.origin())
+	to := (*recordSink)(a)
+	a.host.sees, a.host.blind = seesAudit[:], blindAudit[:]
+	return a.follow(ctx, audit.Source, p, to, ready, func() (bool, error) {
+		return false, group.read(func(kind uint16, text []byte) { a.line(p.Message(kind, text, to)) }, &a.lost)
+	})
 }
-
-// auditIdle is after how long without a record an event is complete.
-const auditIdle = 200 * time.Millisecond
 
 // auditCoarse is how far behind the time of an audit record may be: it is that of the last timer
 // interrupt, cut to milliseconds.
 const auditCoarse = 20 * time.Millisecond
-
-// line counts what could not be used.
-func (a *Agent) line(err error) {
-	if err != nil {
-		a.refused.Add(1)
-	}
-}
-
-// auditSink takes what audit records tell.
-type auditSink Agent
-
-// Lookup is never called: audit records hold none.
-func (*auditSink) Lookup(*event.Lookup) {}
-
-// Connection is of no use here: who made it is what matters.
-func (*auditSink) Connection(*event.Connection) {}
-
-// Record completes a record by what the process's directory tells, as long as it is there.
-func (s *auditSink) Record(r *attribute.Record) {
-	a := (*Agent)(s)
-	if r.Remote.Addr().IsLoopback() && !a.cfg.Kernel.Loopback {
-		return
-	}
-	now := time.Now()
-	w := &waiting{record: *r, hashed: now.Add(a.cfg.HashWait), hash: unhashed()}
-	p := &w.record.Process
-	if p.User == "" && p.HasUID {
-		p.User = a.users.name(p.UID, now)
-	}
-	a.complete(w)
-	a.queue = append(a.queue, w)
-}
 
 // complete reads what /proc tells of a process that an audit record names. The pid may be another's by
 // now: only one with the same executable is believed.
@@ -194,121 +108,6 @@ func (v *process) parentFrom(dir string, c *clock) {
 			v.Parent.Executable, _ = os.Readlink(of + "/exe")
 		}
 		return
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-}
-
-// tail follows a log file: what is appended, and the file that takes its place.
-type tail struct {
-	name string
-	file *os.File
-	rest []byte // of a line that is not complete
-	skip bool   // the rest of a line that was too long
-	buf  []byte
-}
-
-const maxAuditLine = 1 << 20 // bytes
-
-// openTail opens a log file at its end.
-func openTail(name string) (*tail, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := f.Seek(0, io.SeekEnd); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return &tail{name: name, file: f, buf: make([]byte, 64<<10)}, nil
-}
-
-func (t *tail) close() { t.file.Close() }
-
-// read hands on the lines that were written since the last call.
-func (t *tail) read(line func([]byte)) error {
-	for {
-		n, err := t.file.Read(t.buf)
-		t.take(t.buf[:n], line)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("read %s: %w", t.name, err)
-		}
-		if n > 0 {
-			continue
-		}
-		if moved, err := t.moved(); err != nil || !moved {
-			return err
-		}
-	}
-}
-
-// moved goes on with the file that has the name by now, after what was still written to the old one.
-func (t *tail) moved() (bool, error) {
-	old, err := t.file.Stat()
-	if err != nil {
-		return false, fmt.Errorf("look at %s: %w", t.name, err)
-	}
-	at, err := t.file.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return false, fmt.Errorf("read %s: %w", t.name, err)
-	}
-	now, err := os.Stat(t.name)
-	switch {
-	case errors.Is(err, os.ErrNotExist): // in the middle of a rotation
-		return false, nil
-	case err != nil:
-		return false, err
-	case !os.SameFile(old, now):
-		f, err := os.Open(t.name)
-		if errors.Is(err, os.ErrNotExist) {
-			return false, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		t.file.Close()
-		t.file, t.rest, t.skip = f, nil, false
-		return true, nil
-	case old.Size() < at: // emptied in place
-		_, err := t.file.Seek(0, io.SeekStart)
-		t.rest, t.skip = nil, false
-		return err == nil, err
-	}
-	return false, nil
-}
-
-// take splits what was read into lines.
-func (t *tail) take(b []byte, line func([]byte)) {
-	for len(b) > 0 {
-		end := bytes.IndexByte(b, '\n')
-		if end < 0 {
-			if len(t.rest)+len(b) > maxAuditLine {
-				t.rest, t.skip = nil, true
-			}
-			if !t.skip {
-				t.rest = append(t.rest, b...)
-			}
-			return
-		}
-		switch {
-		case t.skip:
-			t.skip = false
-		case len(t.rest) > 0:
-			if len(t.rest)+end <= maxAuditLine {
-				line(append(t.rest, b[:end]...))
-			}
-			t.rest = t.rest[:0]
-		default:
-			line(b[:end])
-		}
-		b = b[end+1:]
 	}
 }
 

@@ -25,7 +25,7 @@ func TestAudit(t *testing.T) {
 	to := s.listen(t, own4)
 	cfg := testConfig()
 	cfg.AuditRule = true
-	w := watch(t, cfg, func(a *Agent, ctx context.Context, ready func()) error { return a.RunAudit(ctx, "", ready) })
+	w := watch(t, cfg, (*Agent).RunAudit)
 	for _, tt := range []struct {
 		name   string
 		flags  []string
@@ -104,7 +104,7 @@ func TestAuditFile(t *testing.T) {
 		}
 	}
 	write(auditLines(1, 1001)) // before the agent is there
-	w := watch(t, testConfig(), func(a *Agent, ctx context.Context, ready func()) error { return a.RunAudit(ctx, name, ready) })
+	w := watch(t, testConfig(), func(a *Agent, ctx context.Context, ready func()) error { return a.RunFile(ctx, name, ready) })
 	came := func(port int) {
 		t.Helper()
 		w.await(t, attribute.Connect, "/x", 1, func(r attribute.Record) bool { return int(r.Remote.Port()) == port })
@@ -150,10 +150,10 @@ func TestAuditFile(t *testing.T) {
 
 // TestTail: lines of any length and in any pieces come out whole, and those that are too long do not.
 func TestTail(t *testing.T) {
-	long := strings.Repeat("x", maxAuditLine+1)
+	long := strings.Repeat("x", maxLine+1)
 	text := "one\n\n" + long + "\ntwo\nthree"
 	for _, size := range []int{1, 2, 7, 64 << 10, len(text)} {
-		var tl tail
+		var tl lines
 		var got []string
 		for b := []byte(text); len(b) > 0; b = b[min(size, len(b)):] {
 			tl.take(b[:min(size, len(b))], func(line []byte) { got = append(got, string(line)) })

@@ -5,6 +5,7 @@ package endpoint
 import (
 	"context"
 	"errors"
+	"io"
 )
 
 // AuditLost and AuditCommands are for Linux.
@@ -28,4 +29,10 @@ func (*Agent) Stats() Stats { return Stats{} }
 func (*Agent) RunKernel(context.Context, func()) error { return errLinux }
 
 // RunAudit returns an error.
-func (*Agent) RunAudit(context.Context, string, func()) error { return errLinux }
+func (*Agent) RunAudit(context.Context, func()) error { return errLinux }
+
+// RunFile returns an error.
+func (*Agent) RunFile(context.Context, string, func()) error { return errLinux }
+
+// RunLines returns an error.
+func (*Agent) RunLines(context.Context, io.Reader, func()) error { return errLinux }

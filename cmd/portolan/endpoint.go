@@ -32,8 +32,8 @@ first UDP datagram to a destination, with the process, its parent, user, contain
 of each DNS question with the process that asked. "portolan enrich" adds them to hits.
 
 The source ebpf sees all of this, in all containers, and needs no kprobes, but Linux 5.12 with BTF and a unified
-cgroup hierarchy, and CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH executables
-are hashed. Where it cannot run and no source was named, auditd stands in: the audit records that the kernel sends to all
+cgroup hierarchy, and CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; CAP_SYS_PTRACE and
+CAP_DAC_READ_SEARCH let it read the executables, and find the addresses, of other users. Where it cannot run and no source was named, auditd stands in: the audit records that the kernel sends to all
 (CAP_AUDIT_READ), or a FILE such as /var/log/audit/audit.log, followed over its rotation. Lost are then: the
 local address and port, so that a connection is found by destination and time alone, and may remain ambiguous; how
 non-blocking connects end; DNS questions; container, parent and hash of processes that end at once; datagrams of
@@ -99,6 +99,9 @@ func (p *program) endpoint(ctx context.Context, cfg *config.Config, c endpoint.C
 	start := time.Now()
 	err = p.watchEndpoint(ctx, agent, source)
 	s := agent.Stats()
+	if s.Records == 0 {
+		return errors.Join(err, to.err())
+	}
 	fmt.Fprintf(p.stderr, "portolan: %s in %v; %d lost, %d refused\n", count(s.Records, "record", "records"),
 		time.Since(start).Round(time.Second), s.Lost, s.Refused)
 	return errors.Join(err, to.err())

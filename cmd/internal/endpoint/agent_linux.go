@@ -33,7 +33,7 @@ type Agent struct {
 	open     map[uint64]*waiting // by socket: connects whose end is not known
 	late     []*waiting          // those of open that were handed on, oldest first
 
-	seen     uint64              // lines and messages of audit records and other tools
+	seen uint64 // lines and messages of audit records and other tools
 
 	records, lost, refused atomic.Uint64
 }

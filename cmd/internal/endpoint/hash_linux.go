@@ -41,7 +41,6 @@ type hasher struct {
 	work       chan hashJob
 	stop       chan struct{}
 	working    sync.WaitGroup
-	mountNS    uint32 // of this process
 	skipped    uint64 // files that waited for too long already
 }
 
@@ -58,10 +57,6 @@ const (
 
 func newHasher(size, rate int64) *hasher {
 	h := &hasher{size: size, rate: rate, known: map[fileKey]*hashing{}, work: make(chan hashJob, maxJobs), stop: make(chan struct{})}
-	var st unix.Stat_t
-	if unix.Stat("/proc/self/ns/mnt", &st) == nil {
-		h.mountNS = uint32(st.Ino)
-	}
 	h.working.Go(h.run)
 	return h
 }
@@ -121,7 +116,7 @@ func (h *hasher) hash(p *process, start time.Duration) *hashing {
 }
 
 // open opens the executable of a process: through the process while it is there, which works
-// across namespaces and for files that were removed, else by its path, if that leads to the same file.
+// across namespaces and for files that were removed, else by its path, if that leads to the same file here.
 func (h *hasher) open(p *process, start time.Duration) *os.File {
 	dir := "/proc/" + strconv.FormatUint(uint64(p.PID), 10)
 	if f, err := os.Open(dir + "/exe"); err == nil {
@@ -129,9 +124,6 @@ func (h *hasher) open(p *process, start time.Duration) *os.File {
 			return f
 		}
 		f.Close()
-	}
-	if p.mountNS != h.mountNS {
-		return nil
 	}
 	// O_NONBLOCK: what stands there by now might be a pipe.
 	f, err := os.OpenFile(p.Executable, os.O_RDONLY|unix.O_NONBLOCK, 0)

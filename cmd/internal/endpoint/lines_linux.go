@@ -291,4 +291,3 @@ func (t *lines) take(b []byte, line func([]byte)) {
 		b = b[end+1:]
 	}
 }
-

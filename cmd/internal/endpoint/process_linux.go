@@ -19,7 +19,6 @@ import (
 type process struct {
 	attribute.Process
 	inode, device uint64
-	mountNS       uint32
 	argsCut       bool
 	completed     bool // /proc was asked for what the kernel left out
 	hash          *hashing
@@ -71,7 +70,7 @@ func (p *processes) describe(m *kernel.Process) {
 			PID: m.PID, Start: p.clock.start(m.Start), Name: m.Comm, Executable: p.same(m.Executable), Args: m.Args,
 			Cgroup: p.same(m.Cgroup),
 		},
-		inode: m.Inode, device: m.Device, mountNS: m.MountNS, argsCut: m.ArgsCut,
+		inode: m.Inode, device: m.Device, argsCut: m.ArgsCut,
 	}
 	if m.Parent != 0 {
 		v.Parent = attribute.Parent{PID: m.Parent, Start: p.clock.start(m.ParentStart), Name: m.ParentComm, Executable: p.same(m.ParentExe)}

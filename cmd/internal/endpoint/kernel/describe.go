@@ -35,10 +35,6 @@ func (b *builder) describe(maps *maps) {
 	b.readField(p+procComm, regAt, b.types.of("task_struct", "comm")) // of the leader
 	b.add(asm.FnKtimeGetBootNs.Call(), asm.StoreMem(regScratch, p+procTime, asm.R0, asm.DWord))
 	b.users(p+procUID, p+procLogin)
-	b.readReg(asm.R0, regTask, b.types.of("task_struct", "nsproxy"))
-	b.readReg(asm.R0, asm.R0, b.types.of("nsproxy", "mnt_ns"))
-	b.readField(p+procMountNS, asm.R0, b.types.of("mnt_namespace", "ns.inum"))
-
 	b.readReg(asm.R0, regTask, b.types.of("task_struct", "mm"))
 	b.add(asm.JEq.Imm(asm.R0, 0, "no memory")) // a thread of the kernel
 	b.readReg(regAt, asm.R0, b.types.of("mm_struct", "exe_file"))

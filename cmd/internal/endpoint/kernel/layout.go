@@ -63,8 +63,7 @@ const (
 	procCgroupLen = 104
 	procArgsLen   = 108
 	procArgsAll   = 112 // 8, length of the arguments that the process has
-	procMountNS   = 120 // 4
-	procFlags     = 124 // 4
+	procFlags     = 120 // 4
 	procExe       = 128 // names from the file up to the root, each with a zero behind it
 	procParExe    = procExe + pathLen
 	procCgroup    = procParExe + pathLen

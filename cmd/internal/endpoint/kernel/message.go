@@ -83,7 +83,6 @@ type Process struct {
 	Executable    string // in its own root directory; "" for threads of the kernel
 	Inode         uint64 // of the executable
 	Device        uint64 // that the executable is on, as stat(2) gives it
-	MountNS       uint32 // inode of its mount namespace
 	Args          []string
 	ArgsCut       bool // there are more, or they could not be read
 	UID, LoginUID uint32
@@ -154,7 +153,7 @@ func (m *Message) decodeProcess(b []byte) bool {
 	*p = Process{
 		Program: program(b), Time: since(b, procTime), Comm: text(b[procComm:][:commLen]),
 		Executable: path(b, procExe, procExeLen, flags&procExeCut != 0),
-		Inode:      u64(b, procInode), Device: device(u32(b, procDevice)), MountNS: u32(b, procMountNS),
+		Inode:      u64(b, procInode), Device: device(u32(b, procDevice)),
 		ArgsCut: u64(b, procArgsAll) > uint64(n),
 		UID:     u32(b, procUID), LoginUID: u32(b, procLogin),
 		Cgroup: path(b, procCgroup, procCgroupLen, flags&procCgroupCut != 0),

@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"sync"
 	"time"
@@ -38,9 +39,14 @@ type Config struct {
 	// Background is how many frames a second of MixBulk pass the mirror besides; 0 to 1,000,000. Their
 	// clients are no hosts of the lab.
 	Background float64
-	Seed       uint64       // the same seed gives the same names, addresses and ports
-	Logger     *slog.Logger // changes of state; nil for none
-	Progress   func(string) // one line for a person at each step, from one goroutine at a time; may be nil
+	// Program makes each implant a process of its own: it returns what to run for the nth of Hosts that is an
+	// implant, by the name of its family, and that program calls RunImplant and ends. Nil for implants within this process.
+	Program func(ctx context.Context, n int, family string) *exec.Cmd
+	// Rivals lets this process connect to where the last contact of each implant that is a process goes, at the same time.
+	Rivals   bool
+	Seed     uint64       // the same seed gives the same names, addresses and ports
+	Logger   *slog.Logger // changes of state; nil for none
+	Progress func(string) // one line for a person at each step, from one goroutine at a time; may be nil
 }
 
 // DefaultConfig returns the configuration of a run that takes about 15 s.
@@ -92,6 +98,9 @@ type Contact struct {
 	// correlate.Level. One port match is never an alert, so the first contact of a port
 	// formula warrants "watch"; everything else "alert".
 	Level string
+
+	PID   uint32 // of the implant, when it is a process of its own
+	Rival bool   // another process connected to the same destination
 }
 
 // Traffic counts what Run has made so far, benign clients and implants together.
@@ -113,6 +122,7 @@ type Lab struct {
 	closed  error          // what close.Do came to
 	running sync.WaitGroup // calls of Run
 	voice   sync.Mutex     // held while Progress is called
+	tell    func(said)     // in an implant's process: takes what is counted and reported, under mu; nil in the lab itself
 
 	mu      sync.Mutex // guards what follows
 	ended   bool

@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -344,4 +346,71 @@ func TestFreshThreadsDoNotReturn(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestBeImplant is the process of an implant, for TestImplantProcesses.
+func TestBeImplant(t *testing.T) {
+	n, err := strconv.Atoi(os.Getenv("LAB_IMPLANT"))
+	if err != nil {
+		t.Skip("started by TestImplantProcesses alone")
+	}
+	if err := RunImplant(t.Context(), processes(), n, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0) // before package testing says anything
+}
+
+func processes() Config {
+	cfg := short()
+	cfg.Contacts = 2
+	cfg.Rivals = true
+	return cfg
+}
+
+// TestImplantProcesses: implants that are processes of their own do what those within the lab do, and
+// the lab knows of it; with rivals, the last contact of each is not alone.
+func TestImplantProcesses(t *testing.T) {
+	inSpace(t, func() error {
+		cfg := processes()
+		started := map[uint32]string{}
+		var mu sync.Mutex
+		var commands []*exec.Cmd
+		cfg.Program = func(ctx context.Context, n int, family string) *exec.Cmd {
+			cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestBeImplant$")
+			cmd.Env = append(os.Environ(), fmt.Sprint("LAB_IMPLANT=", n))
+			mu.Lock()
+			defer mu.Unlock()
+			commands = append(commands, cmd)
+			return cmd
+		}
+		l, err := Start(t.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		if err := l.Run(t.Context()); err != nil {
+			return err
+		}
+		for _, cmd := range commands {
+			started[uint32(cmd.Process.Pid)] = ""
+		}
+		alone, rivals := 0, 0
+		for _, k := range l.Truth() {
+			family, known := started[k.PID]
+			if !known || family != "" && family != k.Family {
+				t.Errorf("a contact of %s by process %d, which is another's (%q)", k.Family, k.PID, family)
+			}
+			started[k.PID] = k.Family
+			if k.Rival {
+				rivals++
+			} else {
+				alone++
+			}
+		}
+		if n := len(families()); len(started) != n || alone != n || rivals != n {
+			t.Errorf("%d processes made %d contacts alone and %d with a rival, want %d of each", len(started), alone, rivals, n)
+		}
+		return l.Close()
+	})
 }

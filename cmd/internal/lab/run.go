@@ -71,9 +71,12 @@ func (l *Lab) begin(stop context.CancelCauseFunc) bool {
 
 // play is the life of the ith host, on a thread of its own in the clients' namespace.
 func (l *Lab) play(ctx context.Context, i int, end time.Time) error {
-	c := &client{Host: l.plan.hosts[i], lab: l, rng: rand.New(rand.NewPCG(l.cfg.Seed, uint64(i)))}
+	c := l.client(i)
 	return l.net.clients.do(func() error {
 		if n := i - len(l.plan.benign); n >= 0 {
+			if l.cfg.Program != nil {
+				return l.process(ctx, c, n)
+			}
 			return l.plan.implants[n].run(ctx, c, time.Until(end))
 		}
 		does := l.plan.benign[i](c)
@@ -85,6 +88,10 @@ func (l *Lab) play(ctx context.Context, i int, end time.Time) error {
 		}
 		return nil
 	})
+}
+
+func (l *Lab) client(i int) *client {
+	return &client{Host: l.plan.hosts[i], lab: l, rng: rand.New(rand.NewPCG(l.cfg.Seed, uint64(i)))}
 }
 
 // wait waits for d or until ctx ends.
@@ -106,6 +113,10 @@ func (l *Lab) say(line string) {
 func (l *Lab) count(t Traffic) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.tell != nil {
+		l.tell(said{Traffic: t})
+		return
+	}
 	l.traffic.Lookups += t.Lookups
 	l.traffic.Connections += t.Connections
 }
@@ -113,6 +124,10 @@ func (l *Lab) count(t Traffic) {
 func (l *Lab) report(c Contact) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.tell != nil {
+		l.tell(said{Contact: &c})
+		return
+	}
 	l.truth = append(l.truth, c)
 	l.traffic.Connections++
 	l.cfg.Logger.Debug("contact", "family", c.Family, "src", c.Source, "dst", c.Destination, "proto", c.Proto,

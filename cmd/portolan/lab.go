@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,7 +22,7 @@ func labCommand() *command {
 		name:  "lab",
 		brief: "shows it at work on a mirrored network with implants (root)",
 		usage: []string{
-			"portolan lab [--duration TIME] [--contacts N] [--background N] [--json]",
+			"portolan lab [--duration TIME] [--contacts N] [--background N] [--endpoint ebpf|auditd] [--json]",
 			"portolan lab --load [--mix syn|dns|bulk] [--prefilter LIST] [--seconds N] [--rounds N] [--rate N] [--json]",
 		},
 		about: `Builds a router with clients and servers out of network namespaces, mirrors the router's port
@@ -30,13 +31,18 @@ sensor on the mirror with NATS inside, and prints which implants a subscriber he
 how soon. Nothing leaves the namespaces, and all is torn down in the end, also on Ctrl-C.
 Exit status 0 means: every implant found, no false alert.
 
+With --endpoint each implant is a process of its own, of a user of its own, and an endpoint agent watches this
+host while an enricher joins what it sees with the hits: then exit status 0 means also that each connection of an
+implant was given the right process, and the table says how soon. Audit records hold no port: with auditd the destination and the time have
+to do, and where this process connects to the same destination, nobody can tell, and nobody must claim to.
+
 With --load it measures instead how many frames a second this machine can take without loss: one CPU or
 more send over a veth pair, and after a ring that only counts, the yardstick, each stage of the live
 sensor has to keep up. A rate is without loss when each frame sent was seen and none waited for long; a
 rate that was not is tried once more. "ns/frame" is the time between frames, "CPU ns" what this process
 worked on each, "share" that of the yardstick's rate, "gap" the longest between two reads of a ring.
 It takes the whole machine: where others need it too, put chrt -r 1 in front.`,
-		example: []string{"sudo portolan lab", "sudo portolan lab --load --mix bulk"},
+		example: []string{"sudo portolan lab", "sudo portolan lab --endpoint ebpf", "sudo portolan lab --load --mix bulk"},
 		declare: func(o *options) action {
 			l := lab.DefaultConfig()
 			asJSON := false
@@ -47,6 +53,16 @@ It takes the whole machine: where others need it too, put chrt -r 1 in front.`,
 			o.int(&l.Clients, "clients", "N", "benign clients")
 			o.value("background", func(text string) (err error) { l.Background, err = strconv.ParseFloat(text, 64); return err })
 			o.describe("background", "N", "frames a second that pass the mirror besides", "none")
+			source, implant := "", -1
+			o.value("endpoint", func(text string) error {
+				if source = text; text != sourceEBPF && text != sourceAuditd {
+					return fmt.Errorf("%q is neither %s nor %s", text, sourceEBPF, sourceAuditd)
+				}
+				return nil
+			})
+			o.describe("endpoint", "SOURCE", "name the implants' processes, too: ebpf or auditd", "")
+			o.value("implant", func(text string) (err error) { implant, err = strconv.Atoi(text); return err })
+			o.describe("implant", "N", "be the Nth implant, where a lab has started this process", "")
 			load, ld := false, defaultLoad()
 			o.bool(&load, "load", "measure how many frames a second can be taken")
 			o.value("mix", func(text string) (err error) { ld.mix, err = lab.ParseMix(text); return err })
@@ -69,12 +85,15 @@ It takes the whole machine: where others need it too, put chrt -r 1 in front.`,
 				if err := l.Validate(); err != nil {
 					return usagef("lab: %v", err)
 				}
+				if implant >= 0 {
+					return p.labImplant(ctx, l, implant)
+				}
 				cfg, err := o.load(p)
 				if err != nil {
 					return err
 				}
 				if !load {
-					return p.lab(ctx, &cfg, l, asJSON)
+					return p.lab(ctx, &cfg, l, source, asJSON)
 				}
 				if o.override["rings"] == "" {
 					cfg.Capture.Rings = max(1, runtime.NumCPU()-ld.senders)
@@ -95,7 +114,7 @@ const withoutRoot = "run it with sudo; without root, portolan replay testdata/pc
 const flushTimeout = 30 * time.Second
 
 // lab builds the network, runs the sensor on its mirror, and reports.
-func (p *program) lab(ctx context.Context, cfg *config.Config, l lab.Config, asJSON bool) (err error) {
+func (p *program) lab(ctx context.Context, cfg *config.Config, l lab.Config, source string, asJSON bool) (err error) {
 	if err := lab.Check(); err != nil {
 		return withHint(err, withoutRoot)
 	}
@@ -108,6 +127,12 @@ func (p *program) lab(ctx context.Context, cfg *config.Config, l lab.Config, asJ
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(state)) }()
 	cfg.Sensor, cfg.StateDir, cfg.NATS = "lab", state, config.NATS{Listen: "127.0.0.1:0"}
+	if source != "" {
+		cfg.Attribution.Expected, cfg.NATS.ListenPassword, l.Rivals = true, rand.Text(), true
+		if l.Program, err = labPrograms(state, l); err != nil {
+			return err
+		}
+	}
 
 	network, err := lab.Start(ctx, l)
 	if ctx.Err() != nil {
@@ -117,11 +142,11 @@ func (p *program) lab(ctx context.Context, cfg *config.Config, l lab.Config, asJ
 		return withHint(err, withoutRoot)
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
-	heard, err := p.watchLab(ctx, cfg, network, log)
+	heard, err := p.watchLab(ctx, cfg, network, source, log)
 	if err != nil {
 		return err
 	}
-	outcome := judgeLab(network.Hosts(), network.Truth(), network.Traffic(), heard)
+	outcome := judgeLab(network.Hosts(), network.Truth(), network.Traffic(), heard, source)
 	if asJSON {
 		err = outcome.writeJSON(p.stdout)
 	} else {
@@ -135,7 +160,7 @@ func (p *program) lab(ctx context.Context, cfg *config.Config, l lab.Config, asJ
 
 // watchLab runs the traffic of the lab past the sensor, and returns what a subscriber on a
 // connection of its own heard.
-func (p *program) watchLab(ctx context.Context, cfg *config.Config, network *lab.Lab, log *slog.Logger) (heard []heardHit, err error) {
+func (p *program) watchLab(ctx context.Context, cfg *config.Config, network *lab.Lab, source string, log *slog.Logger) (heard []heardHit, err error) {
 	cfg.Device = []string{network.MirrorDevice()}
 	b, err := openBus(ctx, cfg, log, true)
 	if err != nil {
@@ -147,6 +172,13 @@ func (p *program) watchLab(ctx context.Context, cfg *config.Config, network *lab
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, ear.close()) }()
+	if source != "" {
+		e, err := startLabEndpoint(ctx, source, b, cfg.NATS.ListenPassword, log)
+		if err != nil {
+			return nil, withHint(err, endpointHint(err))
+		}
+		defer func() { err = errors.Join(err, e.close()) }()
+	}
 	sensors, err := openSensors(cfg, log)
 	if err != nil {
 		return nil, err
@@ -176,6 +208,9 @@ func (p *program) watchLab(ctx context.Context, cfg *config.Config, network *lab
 	defer cancel()
 	if err := b.Flush(flush); err != nil {
 		return nil, err
+	}
+	if source != "" {
+		return ear.hearProcesses(ctx, network.Truth())
 	}
 	published := b.PublishStats()
 	return ear.hear(flush, int(published.Stored-published.Duplicates))

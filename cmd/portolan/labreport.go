@@ -38,6 +38,8 @@ type implantFound struct {
 	Found    int        `json:"found"` // contacts that a hit of the level the evidence warrants names
 	Level    string     `json:"level"` // of its strongest hit, "" without one
 	Latency  latency    `json:"wire_to_subscriber"`
+
+	Process *implantNamed `json:"process,omitempty"` // with an endpoint agent
 }
 
 // latency is the time from a connection's first frame on the mirror, by kernel stamp, to
@@ -69,6 +71,7 @@ type heardFlow struct {
 	first time.Duration    // from the wire to the first message
 	stage [3]time.Duration // of that: to the hit, from there to the stream, from there to the subscriber
 	last  heardHit         // highest revision
+	named time.Duration    // from the wire to the first message that names processes; 0 without one
 }
 
 // stages says where the time of a message went; all is nothing when that is not known.
@@ -83,15 +86,23 @@ var levelOrder = [...]string{"none", "lead", "watch", "alert"}
 
 func rank(level string) int { return slices.Index(levelOrder[:], level) }
 
-// judgeLab draws up the outcome.
-func judgeLab(hosts []lab.Host, truth []lab.Contact, traffic lab.Traffic, heard []heardHit) *labOutcome {
+// flowOf returns the connection that a message is about.
+func flowOf(h *heardHit) flow {
+	return flow{
+		netip.AddrPortFrom(h.Source.IP, h.Source.Port), netip.AddrPortFrom(h.Destination.IP, h.Destination.Port),
+		h.Network.Transport,
+	}
+}
+
+// truthFlow returns the connection that an implant made.
+func truthFlow(c *lab.Contact) flow { return flow{c.Source, c.Destination, c.Proto.String()} }
+
+// judgeLab draws up the outcome. The source is that of the endpoint agent, "" without one.
+func judgeLab(hosts []lab.Host, truth []lab.Contact, traffic lab.Traffic, heard []heardHit, source string) *labOutcome {
 	flows := map[flow]*heardFlow{}
 	var order []flow
 	for _, h := range heard {
-		k := flow{
-			netip.AddrPortFrom(h.Source.IP, h.Source.Port), netip.AddrPortFrom(h.Destination.IP, h.Destination.Port),
-			h.Network.Transport,
-		}
+		k := flowOf(&h)
 		f, known := flows[k]
 		if !known {
 			f = &heardFlow{first: h.received.Sub(h.Timestamp), stage: h.stages(), last: h}
@@ -99,6 +110,9 @@ func judgeLab(hosts []lab.Host, truth []lab.Contact, traffic lab.Traffic, heard 
 			order = append(order, k)
 		} else if h.Portolan.Revision > f.last.Portolan.Revision {
 			f.last = h
+		}
+		if f.named == 0 && h.named() {
+			f.named = h.received.Sub(h.Timestamp)
 		}
 	}
 	o := &labOutcome{Lookups: traffic.Lookups, Connections: traffic.Connections, FalseAlerts: []string{}, FalseOthers: []string{}}
@@ -118,11 +132,15 @@ func judgeLab(hosts []lab.Host, truth []lab.Contact, traffic lab.Traffic, heard 
 			o.Benign++
 			continue
 		}
-		o.Implants = append(o.Implants, judgeImplant(h, truth, flows, expected))
+		i := judgeImplant(h, truth, flows, expected)
+		if source != "" {
+			i.Process = judgeProcesses(source, h, labUser+uint32(len(o.Implants)), truth, flows)
+		}
+		o.Implants = append(o.Implants, i)
 	}
 	o.Passed = len(o.Implants) > 0
 	for _, i := range o.Implants {
-		o.Passed = o.Passed && i.Level == "alert"
+		o.Passed = o.Passed && i.Level == "alert" && (i.Process == nil || len(i.Process.Wrong) == 0)
 	}
 	for _, k := range order {
 		m := flows[k].last
@@ -150,7 +168,7 @@ func judgeImplant(h lab.Host, truth []lab.Contact, flows map[flow]*heardFlow, se
 		if r.Contacts++; r.Did == "" {
 			r.Did = contactText(&c)
 		}
-		k := flow{c.Source, c.Destination, c.Proto.String()}
+		k := truthFlow(&c)
 		seen[k] = true
 		f := flows[k]
 		if f == nil || f.last.Portolan.State == "retracted" {
@@ -201,6 +219,11 @@ func (o *labOutcome) write(w io.Writer) error {
 	}
 	var b strings.Builder
 	writeTable(&b, rows)
+	verdict := "PASSED: every implant found, no false alert"
+	if o.Implants[0].Process != nil {
+		verdict = "PASSED: every implant found, its process named, no false alert"
+		o.writeProcesses(&b)
+	}
 	fmt.Fprintf(&b, "\nfalse alerts       %d, among %s with %d lookups and %d connections\n", len(o.FalseAlerts),
 		count(o.Benign, "benign client", "benign clients"), o.Lookups, o.Connections)
 	for _, text := range o.FalseAlerts {
@@ -215,7 +238,6 @@ func (o *labOutcome) write(w io.Writer) error {
 	fmt.Fprintf(&b, "  of that          to the hit %s (%s), to the stream %s (%s), to the subscriber %s (%s)\n",
 		lagText(o.Wire.Median), lagText(o.Wire.P99), lagText(o.Stream.Median), lagText(o.Stream.P99),
 		lagText(o.Subscriber.Median), lagText(o.Subscriber.P99))
-	verdict := "PASSED: every implant found, no false alert"
 	if !o.Passed {
 		verdict = "NOT PASSED"
 	}

@@ -69,7 +69,7 @@ func TestJudgeLab(t *testing.T) {
 			heardAt(0, benign, 1, 2, 1, "provisional", "alert"), heardAt(0, benign, 1, 2, 2, "retracted", "alert")}, true, 2, "alert", 0, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := judgeLab(labHosts(), truth, lab.Traffic{Lookups: 5, Connections: 6}, tt.heard)
+			o := judgeLab(labHosts(), truth, lab.Traffic{Lookups: 5, Connections: 6}, tt.heard, "")
 			if len(o.Implants) != 1 || o.Benign != 1 {
 				t.Fatalf("%d implants and %d benign clients, want one each", len(o.Implants), o.Benign)
 			}
@@ -96,7 +96,7 @@ func TestLabLatencyIsToTheFirstMessage(t *testing.T) {
 	o := judgeLab(labHosts(), []lab.Contact{contact(40001, 10198, "watch")}, lab.Traffic{}, []heardHit{
 		heardAt(2*time.Millisecond, implant, 40001, 10198, 1, "provisional", "watch"),
 		heardAt(2*time.Second, implant, 40001, 10198, 2, "final", "alert"),
-	})
+	}, "")
 	if want := (latency{1, 2 * time.Millisecond, 2 * time.Millisecond, 2 * time.Millisecond}); o.Latency != want || o.Implants[0].Latency != want {
 		t.Errorf("latency %v and %v, want %v", o.Latency, o.Implants[0].Latency, want)
 	}
@@ -109,5 +109,50 @@ func TestLatencyOf(t *testing.T) {
 	}
 	if got, want := latencyOf(all), (latency{101, 50, 99, 100}); got != want {
 		t.Errorf("latency %v, want %v", got, want)
+	}
+}
+
+// TestJudgeProcesses: what was said of a process has to be what the implant knows of itself, and no more than
+// the source can know.
+func TestJudgeProcesses(t *testing.T) {
+	const pid, user = 4711, labUser
+	uid, stranger := uint32(user), uint32(user+1)
+	host := labHosts()[1]
+	named := func(status, method string, p *bus.Process, others ...bus.Process) heardHit {
+		h := heardAt(3*time.Second, implant, 40001, 10198, 100_001, "enriched", "alert")
+		h.Portolan.Attribution = bus.Attribution{Status: status, Method: method, Reason: "r", Process: p, Candidates: others}
+		return h
+	}
+	right := &bus.Process{PID: pid, Executable: "/x/mul-add", UID: &uid}
+	for _, tt := range []struct {
+		name   string
+		source string
+		rival  bool
+		heard  heardHit
+		ok     bool
+	}{
+		{"right", sourceEBPF, false, named("matched", "exact", right), true},
+		{"right in spite of a rival, as ports differ", sourceEBPF, true, named("matched", "exact", right), true},
+		{"by less than could be", sourceEBPF, false, named("matched", "dst-tuple", right), false},
+		{"another process", sourceEBPF, false, named("matched", "exact", &bus.Process{PID: pid + 1, Executable: "/x/mul-add", UID: &uid}), false},
+		{"another executable", sourceEBPF, false, named("matched", "exact", &bus.Process{PID: pid, Executable: "/x/curl", UID: &uid}), false},
+		{"another user", sourceEBPF, false, named("matched", "exact", &bus.Process{PID: pid, Executable: "/x/mul-add", UID: &stranger}), false},
+		{"nobody", sourceEBPF, false, named("unmatched", "", nil), false},
+		{"without ports", sourceAuditd, false, named("matched", "dst-tuple", right), true},
+		{"a guess", sourceAuditd, true, named("matched", "dst-tuple", right), false},
+		{"two candidates", sourceAuditd, true, named("ambiguous", "dst-tuple", nil, bus.Process{PID: 1}, *right), true},
+		{"two candidates without the right one", sourceAuditd, true, named("ambiguous", "dst-tuple", nil, bus.Process{PID: 1}, bus.Process{PID: 2}), false},
+		{"two candidates without a rival", sourceAuditd, false, named("ambiguous", "dst-tuple", nil, bus.Process{PID: 1}, *right), false},
+	} {
+		k := contact(40001, 10198, "watch")
+		k.PID, k.Rival = pid, tt.rival
+		o := judgeLab([]lab.Host{host}, []lab.Contact{k}, lab.Traffic{}, []heardHit{tt.heard}, tt.source)
+		p := o.Implants[0].Process
+		if ok := len(p.Wrong) == 0; ok != tt.ok || o.Passed != tt.ok {
+			t.Errorf("%s: %q, passed %v, want %v", tt.name, p.Wrong, o.Passed, tt.ok)
+		}
+		if p.InTime != 0 {
+			t.Errorf("%s: in time after 3 s", tt.name)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,7 @@ type Agent struct {
 	queue    []*waiting          // records to hand on, oldest first
 	open     map[uint64]*waiting // by socket: connects whose end is not known
 	late     []*waiting          // those of open that were handed on, oldest first
+	bare     []*waiting          // those handed on whose executable's hash is still to come
 
 	seen uint64 // lines and messages of audit records and other tools
 
@@ -42,9 +44,9 @@ type Agent struct {
 type waiting struct {
 	record  attribute.Record
 	hash    *hashing
-	cookie  uint64
-	open    bool // the result is still to come
-	given   bool // handed on already, without result
+	cookie  uint64 // of the socket, or what else tells this record from others like it
+	again   uint64 // how often it was handed on
+	open    bool   // the result is still to come
 	until   time.Time
 	hashed  time.Time // no longer for the hash
 	expires time.Time // no later for the result
@@ -225,29 +227,44 @@ func (a *Agent) result(r *kernel.Result) {
 	default:
 		w.record.Result = attribute.Failed
 	}
-	if w.given {
-		feed.SetID(&w.record, ^r.Cookie)
+	if w.again > 0 {
 		a.queue = append(a.queue, w)
 	}
 }
 
-// release hands on what has waited long enough: everything for the zero time.
+// release hands on what has waited long enough: everything for the zero time. What was handed on
+// without the hash of its executable, or without its result, is handed on again when that is there.
 func (a *Agent) release(now time.Time) {
+	a.bare = slices.DeleteFunc(a.bare, func(w *waiting) bool {
+		if !w.hash.done.Load() {
+			return false
+		}
+		if w.hash.sum != "" {
+			a.queue = append(a.queue, w)
+		}
+		return true
+	})
 	kept := a.queue[:0]
 	for _, w := range a.queue {
 		if !now.IsZero() && (w.open && now.Before(w.until) || !w.hash.done.Load() && now.Before(w.hashed)) {
 			kept = append(kept, w)
 			continue
 		}
-		if w.hash.done.Load() && w.hash.sum != "" {
-			w.record.Process.SHA256 = w.hash.sum
+		if w.hash.done.Load() {
+			if w.hash.sum != "" {
+				w.record.Process.SHA256 = w.hash.sum
+			}
+		} else if len(a.bare) < maxLate {
+			a.bare = append(a.bare, w)
 		}
-		a.speakFor(&w.record, now)
-		a.give(&w.record)
-		w.given = true
-		if w.open {
+		if w.again > 0 { // what is told twice differs
+			feed.SetID(&w.record, w.cookie+w.again<<56)
+		} else if w.open {
 			a.late = append(a.late, w)
 		}
+		w.again++
+		a.speakFor(&w.record, now)
+		a.give(&w.record)
 	}
 	clear(a.queue[len(kept):])
 	a.queue = kept
@@ -264,8 +281,8 @@ func (a *Agent) release(now time.Time) {
 	}
 }
 
-// speakFor says, before a record with an address of this host that nobody was told of, which
-// addresses there are.
+// speakFor says, before a record with an address of this host that nobody was told of, or from a network
+// namespace that is new, which addresses there are.
 func (a *Agent) speakFor(r *attribute.Record, now time.Time) {
 	if now.IsZero() || !a.host.learn(r.Local.Addr(), r.Process.NetNS, r.Process.PID, now) {
 		return

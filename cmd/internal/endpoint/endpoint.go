@@ -22,11 +22,11 @@ type Config struct {
 	Version string // of Portolan
 
 	Kernel    kernel.Config
-	Hold      time.Duration // a connect waits so long for its result, and its executable's hash; 0 to 10 s
+	Hold      time.Duration // a connect waits so long for its result, before it is told of without; 0 to 10 s
 	Interval  time.Duration // between two Host records; 1 s to 1 h
 	HashSize  int64         // bytes of the largest executable that is hashed; 0 for none
 	HashRate  int64         // bytes a second that are hashed; at least 1 MiB
-	HashWait  time.Duration // the longest that a record waits for its executable's hash; 0 to 10 s
+	HashWait  time.Duration // a record waits so long for its executable's hash, before it is told of without; 0 to 10 s
 	AuditRule bool          // add the audit rules that the auditd source needs, and remove them at the end
 
 	Log *slog.Logger // changes of state; nil for none
@@ -39,7 +39,7 @@ func DefaultConfig() Config {
 	return Config{
 		HostID: id, Host: name, Kernel: kernel.DefaultConfig(),
 		Hold: 250 * time.Millisecond, Interval: time.Minute,
-		HashSize: 128 << 20, HashRate: 64 << 20, HashWait: time.Second,
+		HashSize: 128 << 20, HashRate: 64 << 20, HashWait: 250 * time.Millisecond,
 	}
 }
 

@@ -96,9 +96,11 @@ func (h *host) scan(now time.Time, interval time.Duration) error {
 	return nil
 }
 
-// learn reports whether addr, which a process of a namespace used, was not known and is there.
+// learn looks at the network namespace of a process that used an address, unless that is known; for an
+// unset address unless the namespace is known. It reports whether there is more to tell of the host.
 func (h *host) learn(addr netip.Addr, space uint64, pid uint32, now time.Time) bool {
-	if addr = addr.WithZone(""); unset(addr) || h.has(addr) || now.Before(h.again) {
+	old, known := h.spaces[space]
+	if addr = addr.WithZone(""); unset(addr) && (known || space == 0) || h.has(addr) || now.Before(h.again) {
 		return false
 	}
 	h.again = now.Add(learnEvery)
@@ -110,10 +112,11 @@ func (h *host) learn(addr netip.Addr, space uint64, pid uint32, now time.Time) b
 			return false
 		}
 	}
-	if len(h.spaces) < maxSpaces || h.spaces[space] != nil {
-		h.spaces[space] = addressesOf(dir)
+	if !known && len(h.spaces) >= maxSpaces {
+		return false
 	}
-	return h.has(addr)
+	h.spaces[space] = addressesOf(dir)
+	return !slices.Equal(old, h.spaces[space])
 }
 
 // threadIn returns the /proc directory of a thread in a namespace, "" if there is none.

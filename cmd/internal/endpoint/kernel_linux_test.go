@@ -91,6 +91,24 @@ func TestProcessNamed(t *testing.T) {
 	}
 }
 
+// TestHashComesLater: a record does not wait for the hash of its executable for longer than it may, and is told
+// again, under another name, with it.
+func TestHashComesLater(t *testing.T) {
+	s := newStage(t)
+	cfg := testConfig()
+	cfg.HashWait, cfg.HashRate = 0, 1<<20 // a first file keeps the second waiting
+	w := watch(t, cfg, (*Agent).RunKernel)
+	first, second := actor(t, "first"), actor(t, "second")
+	s.start(t, nil, first, "-w", untilKilled, "udp", silent4, "7")
+	w.await(t, attribute.Connect, first, 1, nil)
+	s.start(t, nil, second, "-w", untilKilled, "udp", silent4, "7")
+	later := w.await(t, attribute.Connect, second, 1, func(r attribute.Record) bool { return r.Process.SHA256 != "" })[0]
+	all := w.of(attribute.Connect, second)
+	if len(all) != 2 || all[0].Process.SHA256 != "" || all[0].ID == later.ID || all[0].Local != later.Local || later.Process.SHA256 != sumOf(t, second) {
+		t.Errorf("%+v, want one record twice, the second time with a hash", all)
+	}
+}
+
 // TestUser: the user is the one that the process runs as.
 func TestUser(t *testing.T) {
 	s := newStage(t)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"os"
 	"time"
@@ -163,7 +164,9 @@ func (a *Agent) hold(r *attribute.Record) *waiting {
 		return nil
 	}
 	now := time.Now()
-	w := &waiting{record: *r, hashed: now.Add(a.cfg.HashWait), hash: &hashing{sum: r.Process.SHA256}}
+	name := fnv.New64a()
+	_, _ = io.WriteString(name, r.ID) // cannot fail
+	w := &waiting{record: *r, cookie: name.Sum64(), hashed: now.Add(a.cfg.HashWait), hash: &hashing{sum: r.Process.SHA256}}
 	w.hash.done.Store(true)
 	if p := &w.record.Process; p.User == "" && p.HasUID {
 		p.User = a.users.name(p.UID, now)

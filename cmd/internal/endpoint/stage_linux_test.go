@@ -255,6 +255,7 @@ func watch(t testing.TB, cfg Config, run func(a *Agent, ctx context.Context, rea
 func testConfig() Config {
 	c := DefaultConfig()
 	c.HostID = "tester"
+	c.HashWait = 10 * time.Second // so that the first record has it
 	return c
 }
 

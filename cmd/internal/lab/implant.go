@@ -40,6 +40,15 @@ func families() []family {
 	}
 }
 
+// Families returns the names of the implants' families, in the order of their addresses.
+func Families() []string {
+	var names []string
+	for _, f := range families() {
+		names = append(names, f.name)
+	}
+	return names
+}
+
 // implant is one infected host and what its operator put into the DNS.
 type implant struct {
 	Host

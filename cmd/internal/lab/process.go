@@ -56,7 +56,9 @@ func (l *Lab) process(ctx context.Context, c *client, n int) error {
 	if err != nil {
 		return fmt.Errorf("start a process: %w", err)
 	}
-	err = l.listen(ctx, c, uint32(cmd.Process.Pid), out)
+	if err = l.listen(ctx, c, uint32(cmd.Process.Pid), out); err != nil {
+		_ = cmd.Process.Kill() // nobody listens to it any more
+	}
 	if e := cmd.Wait(); e != nil && ctx.Err() == nil {
 		err = both(err, fmt.Errorf("%w: %s", e, strings.TrimSpace(complaint.String())))
 	}

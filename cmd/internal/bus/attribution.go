@@ -174,6 +174,34 @@ func (m *Message) attribute(a *Attribution, step uint32) {
 		p.State = stateEnriched
 	}
 	m.Event.ID = MessageID(p.HitID, p.Revision)
+	m.name()
+	m.fit()
+}
+
+// fit leaves arguments out, and then candidates, the last ones first, until the message is not too large.
+func (m *Message) fit() {
+	a := &m.Portolan.Attribution
+	tooLarge := func() bool {
+		_, err := m.Encode()
+		return err != nil
+	}
+	if !tooLarge() {
+		return
+	}
+	if a.Process != nil {
+		a.Process.Args = nil
+	}
+	for i := range a.Candidates {
+		a.Candidates[i].Args = nil
+	}
+	for m.name(); len(a.Candidates) > 0 && tooLarge(); {
+		a.Candidates = a.Candidates[:len(a.Candidates)-1]
+	}
+}
+
+// name sets the members of ECS that say who it was.
+func (m *Message) name() {
+	a := &m.Portolan.Attribution
 	m.Process, m.User, m.Container, m.Host = nil, nil, nil, nil
 	if a.Endpoint != nil {
 		m.Host = &Endpoint{a.Endpoint.ID, a.Endpoint.Name}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"path"
 	"strings"
 	"time"
 )
@@ -23,7 +24,7 @@ const ocsfVersion = "1.4.0"
 //	time              @timestamp; start_time is that of the lookup
 //	metadata          uid is event.id, correlation_uid is portolan.hit_id: the same for all revisions
 //	finding_info      uid is portolan.hit_id, analytic is rule.*, attacks is threat.*
-//	evidences[0]      connection, client, destination and the name that was looked up
+//	evidences[0]      connection, client, destination, the name that was looked up, and what connected where that is known
 //	observables       addresses, port and name, each with the place it stands at
 //	unmapped.portolan portolan.*, whole
 type ocsfFinding struct {
@@ -117,6 +118,54 @@ type ocsfEvidence struct {
 	SrcEndpoint    ocsfEndpoint   `json:"src_endpoint"`
 	DstEndpoint    ocsfEndpoint   `json:"dst_endpoint"`
 	Query          *ocsfQuery     `json:"query,omitempty"`
+	Process        *ocsfProcess   `json:"process,omitempty"`
+	Actor          *ocsfActor     `json:"actor,omitempty"`
+	Container      *ocsfContainer `json:"container,omitempty"`
+	Device         *ocsfDevice    `json:"device,omitempty"`
+}
+
+// ocsfProcess is the process that connected, or its parent.
+type ocsfProcess struct {
+	PID         uint32       `json:"pid,omitempty"`
+	Name        string       `json:"name,omitempty"`
+	Path        string       `json:"path,omitempty"`
+	CommandLine string       `json:"cmd_line,omitempty"`
+	CreatedTime int64        `json:"created_time,omitempty"`
+	File        *ocsfFile    `json:"file,omitempty"`
+	Parent      *ocsfProcess `json:"parent_process,omitempty"`
+}
+
+type ocsfFile struct {
+	Name   string     `json:"name"`
+	Path   string     `json:"path,omitempty"`
+	TypeID int        `json:"type_id"` // 1: a regular file
+	Hashes []ocsfHash `json:"hashes,omitempty"`
+}
+
+type ocsfHash struct {
+	AlgorithmID int    `json:"algorithm_id"` // 3: SHA-256
+	Algorithm   string `json:"algorithm"`
+	Value       string `json:"value"`
+}
+
+type ocsfActor struct {
+	User ocsfUser `json:"user"`
+}
+
+type ocsfUser struct {
+	UID  string `json:"uid,omitempty"`
+	Name string `json:"name,omitempty"`
+}
+
+type ocsfContainer struct {
+	UID  string `json:"uid,omitempty"`
+	Name string `json:"name,omitempty"`
+}
+
+type ocsfDevice struct {
+	UID      string `json:"uid"`
+	Hostname string `json:"hostname,omitempty"`
+	TypeID   int    `json:"type_id"` // 0: what kind of host it is nobody said
 }
 
 type ocsfConnection struct {
@@ -264,7 +313,36 @@ func (m *Message) ocsfEvidence() ocsfEvidence {
 	if q := m.DNS.Question; q != nil && q.Name != "" {
 		e.Query = &ocsfQuery{Hostname: q.Name, Type: q.Type}
 	}
+	m.ocsfWho(&e)
 	return e
+}
+
+// ocsfWho says which process it was, where that is known.
+func (m *Message) ocsfWho(e *ocsfEvidence) {
+	if p := m.Process; p != nil {
+		e.Process = &ocsfProcess{PID: p.PID, Name: p.Name, Path: p.Executable, CommandLine: strings.Join(p.Args, " ")}
+		if p.Start != nil {
+			e.Process.CreatedTime = p.Start.UnixMilli()
+		}
+		if p.Executable != "" {
+			e.Process.File = &ocsfFile{Name: path.Base(p.Executable), Path: p.Executable, TypeID: 1}
+			if p.Hash != nil {
+				e.Process.File.Hashes = []ocsfHash{{3, "SHA-256", p.Hash.SHA256}}
+			}
+		}
+		if q := p.Parent; q != nil {
+			e.Process.Parent = &ocsfProcess{PID: q.PID, Name: q.Name, Path: q.Executable}
+		}
+	}
+	if m.User != nil {
+		e.Actor = &ocsfActor{ocsfUser{m.User.ID, m.User.Name}}
+	}
+	if c := m.Container; c != nil {
+		e.Container = &ocsfContainer{c.ID, c.Name}
+	}
+	if h := m.Host; h != nil {
+		e.Device = &ocsfDevice{UID: h.ID, Hostname: h.Name}
+	}
 }
 
 // observe lists what an analyst pivots on, with the OCSF observable types.
@@ -281,6 +359,12 @@ func (f *ocsfFinding) observe(m *Message) {
 	add("evidences[0].dst_endpoint.port", 11, "Port", fmt.Sprint(e.DstEndpoint.Port))
 	if e.Query != nil {
 		add("evidences[0].query.hostname", 1, "Hostname", e.Query.Hostname)
+	}
+	if e.Process != nil {
+		add("evidences[0].process.name", 9, "Process Name", e.Process.Name)
+		if f := e.Process.File; f != nil && len(f.Hashes) > 0 {
+			add("evidences[0].process.file.hashes[0].value", 8, "Hash", f.Hashes[0].Value)
+		}
 	}
 	if a := m.Portolan.Lookup.Answer; a.IsValid() {
 		add("unmapped.portolan.lookup.answer", 2, "IP Address", a.String())

@@ -85,6 +85,7 @@ type Enricher struct {
 	sent      map[[16]byte]*bus.Message   // published, and not read back yet
 	unsettled map[[16]byte]*attribute.Hit // while hits are read for the first time
 	order     [][16]byte                  // of those
+	wanted    map[string]event.Time       // hosts whose records are to be read again, and from when
 
 	mu     sync.Mutex
 	counts bus.EnrichCounts
@@ -104,7 +105,7 @@ func New(b *bus.Bus, cfg Config) (*Enricher, error) {
 		return nil, fmt.Errorf("enricher: %w", err)
 	}
 	e := &Enricher{
-		cfg: cfg, log: cfg.Log, bus: b, js: js, joiner: j, stored: newRefs(), sent: map[[16]byte]*bus.Message{},
+		cfg: cfg, log: cfg.Log, bus: b, js: js, joiner: j, stored: newRefs(), sent: map[[16]byte]*bus.Message{}, wanted: map[string]event.Time{},
 		counts: bus.EnrichCounts{Refused: map[string]uint64{}, Examples: map[string]string{}, Revised: map[string]uint64{}},
 	}
 	if e.log == nil {
@@ -157,7 +158,11 @@ func (e *Enricher) run(ctx context.Context, end context.CancelCauseFunc) (err er
 	}
 	records := make(chan jetstream.Msg, queueRecords)
 	readers.Go(func() { e.read(ctx, records) })
-	return e.work(ctx, hits, records)
+	again := make(chan jetstream.Msg, queueRecords)
+	return e.work(ctx, hits, records, again, func() {
+		subjects, from := e.wantedNow()
+		readers.Go(func() { e.recall(ctx, subjects, from, again) })
+	})
 }
 
 // stream looks a stream up.
@@ -259,8 +264,9 @@ func joined(m *bus.Message, id [16]byte, sensor uint32, sequence uint64) attribu
 	return h
 }
 
-// work joins until ctx ends.
-func (e *Enricher) work(ctx context.Context, hits <-chan hit, records <-chan jetstream.Msg) error {
+// work joins until ctx ends. Recall begins to read records that are wanted again, and sends nil at the end.
+func (e *Enricher) work(ctx context.Context, hits <-chan hit, records, again <-chan jetstream.Msg, recall func()) error {
+	recalling := false
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	for {
@@ -273,8 +279,14 @@ func (e *Enricher) work(ctx context.Context, hits <-chan hit, records <-chan jet
 			e.observe(h)
 		case m := <-records:
 			last = e.batch(m, records)
+		case m := <-again:
+			recalling = e.remember(m)
 		case now := <-tick.C:
 			e.advance(now)
+			if !recalling && len(e.wanted) > 0 {
+				recalling = true
+				recall()
+			}
 		}
 		if err := e.settle(ctx); err != nil {
 			return err
@@ -337,6 +349,20 @@ func (e *Enricher) batch(m jetstream.Msg, records <-chan jetstream.Msg) jetstrea
 	e.counts.Records += n
 	e.counts.Behind = pending + uint64(len(records))
 	return m
+}
+
+// remember joins a record that was read again; nil says that there are no more.
+func (e *Enricher) remember(m jetstream.Msg) bool {
+	if m == nil {
+		return false
+	}
+	if r, at, _, err := e.take(m); err == nil {
+		e.found = e.joiner.Recall(e.found, r, at.Sequence.Stream, event.TimeOf(time.Now()))
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.counts.Recalled++
+	return true
 }
 
 // Counts returns what was done so far. It may be called while Run runs.

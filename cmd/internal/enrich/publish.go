@@ -12,27 +12,19 @@ import (
 	"portolan/correlate/attribute"
 )
 
-// settle publishes what was found, and what follows from records read again, until nothing is left, and
-// waits until the server has stored it. The error says that ctx has ended, or that the server refuses
-// revisions for good.
+// settle publishes what was found, and waits until the server has stored it. The error says that ctx has
+// ended, or that the server refuses revisions for good.
 func (e *Enricher) settle(ctx context.Context) error {
+	e.want()
 	published, lost := false, e.bus.PublishStats().Lost
-	for {
-		if err := e.recall(ctx); err != nil {
+	for i := range e.found {
+		done, err := e.publish(ctx, &e.found[i])
+		if err != nil {
 			return err
 		}
-		if len(e.found) == 0 {
-			break
-		}
-		for i := range e.found {
-			done, err := e.publish(ctx, &e.found[i])
-			if err != nil {
-				return err
-			}
-			published = published || done
-		}
-		e.found = e.found[:0]
+		published = published || done
 	}
+	e.found = e.found[:0]
 	if !published {
 		return nil
 	}

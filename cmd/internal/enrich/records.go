@@ -155,35 +155,47 @@ func (e *Enricher) history(ctx context.Context, subjects []string, from *time.Ti
 	return nil
 }
 
-// recall reads again what hosts said around hits that came after it. One host is read once, from
-// the earliest time on.
-func (e *Enricher) recall(ctx context.Context) error {
-	since := map[string]event.Time{}
+// recallHosts bounds the hosts that are read with one consumer: to make one costs the server a look at all
+// that lies behind its beginning.
+const recallHosts = 256
+
+// want notes which hosts' records the joiner asks for again.
+func (e *Enricher) want() {
 	for _, w := range e.joiner.Wants() {
-		if at, ok := since[w.HostID]; !ok || w.From < at {
-			since[w.HostID] = w.From
+		if at, ok := e.wanted[w.HostID]; !ok || w.From < at {
+			e.wanted[w.HostID] = w.From
 		}
 	}
-	for host, at := range since {
-		// The stream's clock is the server's; a record is stored after it was made, but for
-		// clocks that are ahead, and those that are by more than the window match nothing.
-		from := at.Add(-e.cfg.Join.Window).UTC()
-		subjects := []string{bus.EndpointSubject(attribute.Connect, host), bus.EndpointSubject(attribute.Lookup, host)}
-		err := e.insist(ctx, "records of a host", func() error {
-			return e.history(ctx, subjects, &from, func(m jetstream.Msg) {
-				if r, at, _, err := e.take(m); err == nil {
-					e.found = e.joiner.Recall(e.found, r, at.Sequence.Stream, event.TimeOf(time.Now()))
-				}
-				e.mu.Lock()
-				e.counts.Recalled++
-				e.mu.Unlock()
-			})
-		})
-		if err != nil {
-			return err
+}
+
+// wantedNow takes hosts whose records are to be read again off those that are noted, as subjects, and the
+// time from which on.
+func (e *Enricher) wantedNow() (subjects []string, from time.Time) {
+	first := event.Time(1<<63 - 1)
+	for host, at := range e.wanted {
+		if len(subjects) >= 2*recallHosts {
+			break
+		}
+		first = min(first, at)
+		subjects = append(subjects, bus.EndpointSubject(attribute.Connect, host), bus.EndpointSubject(attribute.Lookup, host))
+		delete(e.wanted, host)
+	}
+	// The stream's clock is the server's; a record is stored after it was made, but for clocks that
+	// are ahead, and those that are by more than the window match nothing.
+	return subjects, first.Add(-e.cfg.Join.Window).UTC()
+}
+
+// recall reads again what hosts said around hits that came after it, and hands it on; nil says that it is done.
+func (e *Enricher) recall(ctx context.Context, subjects []string, from time.Time, to chan<- jetstream.Msg) {
+	give := func(m jetstream.Msg) {
+		select {
+		case to <- m:
+		case <-ctx.Done():
 		}
 	}
-	return nil
+	if e.insist(ctx, "records of hosts", func() error { return e.history(ctx, subjects, &from, give) }) == nil {
+		give(nil)
+	}
 }
 
 // insist does something until it succeeds; the error is that of ctx.

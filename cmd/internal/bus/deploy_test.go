@@ -19,7 +19,7 @@ import (
 func deployed(t *testing.T) (url string, seeds map[string]string) {
 	t.Helper()
 	seeds = make(map[string]string)
-	for _, user := range []string{"ADMIN", "DMZ_1", "WATCH"} {
+	for _, user := range []string{"ADMIN", "DMZ_1", "WATCH", "ENRICH_1", "HOST_A"} {
 		pair, err := nkeys.CreateUser()
 		if err != nil {
 			t.Fatal(err)
@@ -113,6 +113,20 @@ func TestDeployedPermissions(t *testing.T) {
 		{"WATCH", "portolan.v1.stat.dmz-1", false},
 		{"WATCH", "$JS.API.STREAM.DELETE.PORTOLAN_HITS", false},
 		{"WATCH", "_INBOX.dmz-1.x", false},
+		{"WATCH", "portolan.v1.endpoint.connect.host-a", false},
+		{"DMZ_1", "portolan.v1.endpoint.connect.host-a", false},
+		{"HOST_A", "portolan.v1.endpoint.connect.host-a", true},
+		{"HOST_A", "portolan.v1.endpoint.host.host-a", true},
+		{"HOST_A", "portolan.v1.endpoint.connect.host-b", false},
+		{"HOST_A", "portolan.v1.endpoint.host.host-b", false},
+		{"HOST_A", "portolan.v1.endpoint.connect.host-a.x", false},
+		{"HOST_A", "portolan.v1.hit.alert.dmz-1.0a000007", false},
+		{"HOST_A", "portolan.v1.enriched.alert.dmz-1.0a000007", false},
+		{"HOST_A", "$JS.API.CONSUMER.CREATE.PORTOLAN_ENDPOINT.x", false},
+		{"ENRICH_1", "portolan.v1.enriched.alert.dmz-1.0a000007", true},
+		{"ENRICH_1", "portolan.v1.hit.alert.dmz-1.0a000007", false},
+		{"ENRICH_1", "portolan.v1.endpoint.connect.host-a", false},
+		{"ENRICH_1", "$JS.ACK.PORTOLAN_ENDPOINT.enrich-2.x", false},
 	} {
 		if got := mayPublish(t, url, seeds[tt.user], tt.subject); got != tt.allowed {
 			t.Errorf("%s may publish %s: %t, want %t", tt.user, tt.subject, got, tt.allowed)

@@ -76,7 +76,7 @@ func (e *Enricher) consume(ctx context.Context, to chan<- jetstream.Msg) error {
 	asking, enough := context.WithTimeout(ctx, e.cfg.Timeout)
 	defer enough()
 	c, err := e.endpoints.CreateOrUpdateConsumer(asking, jetstream.ConsumerConfig{
-		Durable:           "enrich-" + e.cfg.Name,
+		Durable:           e.cfg.Name,
 		Description:       "how far the enricher " + e.cfg.Name + " has joined records",
 		DeliverPolicy:     jetstream.DeliverAllPolicy,
 		AckPolicy:         jetstream.AckAllPolicy,

@@ -66,6 +66,8 @@ func PermissionsOf(r Role, name string) Permissions {
 				[]string{
 					"portolan.v1.enriched.*.*.*", "portolan.v1.cover." + name, "portolan.v1.stat." + name,
 					"$JS.ACK." + bus.HitsStream + ".>", "$JS.ACK." + bus.EndpointStream + ".>",
+					// What it publishes is made of one hit and its records, read by their numbers.
+					"$JS.API.STREAM.MSG.GET." + bus.HitsStream, "$JS.API.STREAM.MSG.GET." + bus.EndpointStream,
 				},
 				info(bus.OpsStream), read(bus.HitsStream), read(bus.EndpointStream),
 			),

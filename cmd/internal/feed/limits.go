@@ -1,6 +1,9 @@
 package feed
 
-import "strings"
+import (
+	"errors"
+	"strings"
+)
 
 // Limits says what a source of records cannot tell, as a set. What is judged by its records has
 // to say so.
@@ -66,3 +69,9 @@ type Skip string
 
 // Error returns why.
 func (s Skip) Error() string { return string(s) }
+
+// Skips reports whether err is a Skip.
+func Skips(err error) bool {
+	var s Skip
+	return errors.As(err, &s)
+}

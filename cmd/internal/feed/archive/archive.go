@@ -248,7 +248,7 @@ type Report struct {
 	Lookups, Connections, Records uint64
 	Late                          uint64     // handed on out of order: further from their place than Config.Disorder
 	Early                         uint64     // handed on before their wait was over, as Config.Memory was used up
-	Twins                         uint64     // not handed on, as another kind of source had told the same
+	Twins                         uint64     // told by two kinds of source; handed on again only where the second time is more exact
 	First, Last                   event.Time // of the events handed on; 0 when there was none
 }
 
@@ -450,20 +450,26 @@ func (m *merge) emit(r *run) {
 	}
 	from := m.sources[r.source]
 	if l, c := r.events.At(int(e.i)); l != nil {
-		if m.twins != nil && m.twins.lookup(l, from.format, !from.foreign) {
-			m.report.Twins++
+		if m.twins != nil && m.twin(m.twins.lookup(l, from.format, !from.foreign)) {
 			return
 		}
 		m.report.Lookups++
 		m.to.Lookup(l)
 	} else {
-		if m.twins != nil && m.twins.connection(c, from.format) {
-			m.report.Twins++
+		if m.twins != nil && m.twin(m.twins.connection(c, from.format)) {
 			return
 		}
 		m.report.Connections++
 		m.to.Connection(c)
 	}
+}
+
+// twin counts an event that was told before, and reports whether it is dropped.
+func (m *merge) twin(told, as bool) bool {
+	if told {
+		m.report.Twins++
+	}
+	return as
 }
 
 // progressInterval is the least time between two reports of progress.

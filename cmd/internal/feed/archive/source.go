@@ -134,11 +134,10 @@ func (s *source) parse(in *plain) error {
 	for {
 		line, err := from.Next()
 		s.lines, s.text = s.lines+1, line
-		var skip feed.Skip
 		switch {
 		case err == nil:
 			err = parser.Line(line, s)
-		case errors.As(err, &skip):
+		case feed.Skips(err):
 		default:
 			s.lines--
 			parser.Flush(s)

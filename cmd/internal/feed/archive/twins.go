@@ -32,11 +32,11 @@ const rememberedTwins = 1 << 15
 // newTwins returns nil when the sources are of one kind, so that none tells what another does.
 func newTwins(sources []*source, tolerance time.Duration) *twins {
 	kinds := map[string]bool{}
-	near := event.Time(tolerance)
+	near := event.Time(2 * tolerance) // one of the two may have been moved by it
 	for _, s := range sources {
 		kinds[s.format.name] = true
 		if s.report.Limits&feed.NoSubSecond != 0 {
-			near = event.Time(tolerance + time.Second)
+			near = event.Time(2*tolerance + time.Second)
 		}
 	}
 	if len(kinds) < 2 {
@@ -45,20 +45,20 @@ func newTwins(sources []*source, tolerance time.Duration) *twins {
 	return &twins{seed: maphash.MakeSeed(), last: make([]twin, rememberedTwins), near: near}
 }
 
-// known reports whether an event that a source of another format told is the one in buf. When
-// exact, which that one was not, it is to be handed on all the same.
-func (t *twins) known(at event.Time, f *format, exact bool) bool {
+// known reports whether the event in buf was told by a source of another format, and whether that was
+// with a time as exact as this one's, so that nothing is gained by handing this one on.
+func (t *twins) known(at event.Time, f *format, exact bool) (told, as bool) {
 	sum := maphash.Bytes(t.seed, t.buf)
 	w := &t.last[sum%rememberedTwins]
-	if w.sum == sum && w.format != f && w.format != nil && max(at-w.at, w.at-at) <= t.near && (w.exact || !exact) {
-		return true
+	told = w.sum == sum && w.format != f && w.format != nil && max(at-w.at, w.at-at) <= t.near
+	if as = told && (w.exact || !exact); !as {
+		*w = twin{sum, at, f, exact}
 	}
-	*w = twin{sum, at, f, exact}
-	return false
+	return told, as
 }
 
-// lookup reports whether a lookup was told before: the client, the name and the answers are the same.
-func (t *twins) lookup(l *event.Lookup, f *format, exact bool) bool {
+// lookup does so for a lookup: the client, the name and the answers are the same.
+func (t *twins) lookup(l *event.Lookup, f *format, exact bool) (told, as bool) {
 	a := l.Client.Addr().Unmap().As16()
 	b := append(append(t.buf[:0], 'l'), a[:]...)
 	b = append(append(b, l.Name...), 0)
@@ -72,8 +72,8 @@ func (t *twins) lookup(l *event.Lookup, f *format, exact bool) bool {
 	return t.known(l.Time, f, exact)
 }
 
-// connection reports whether a connection was told before.
-func (t *twins) connection(c *event.Connection, f *format) bool {
+// connection does so for a connection.
+func (t *twins) connection(c *event.Connection, f *format) (told, as bool) {
 	src, dst := c.Src.Addr().Unmap().As16(), c.Dst.Addr().Unmap().As16()
 	b := append(append(append(t.buf[:0], 'c', byte(c.Proto)), src[:]...), dst[:]...)
 	b = binary.BigEndian.AppendUint16(b, c.Src.Port())

@@ -41,6 +41,7 @@ const remembered = 1024
 // question is what a query asked for.
 type question struct {
 	serial uint64
+	client netip.AddrPort // as queries over TCP are numbered by processes of their own
 	kind   event.Type
 	name   []byte
 }
@@ -119,7 +120,8 @@ func (p *Parser) Line(line []byte, to feed.Sink) error {
 		p.Flush(to)
 		name, _, _ := bytes.Cut(rest, []byte(" "))
 		q := &p.asked[serial%remembered]
-		q.serial, q.kind, q.name = serial, field.Type(bytes.TrimSuffix(kind, []byte("]"))), field.Name(q.name[:0], name)
+		q.serial, q.client = serial, client
+		q.kind, q.name = field.Type(bytes.TrimSuffix(kind, []byte("]"))), field.Name(q.name[:0], name)
 		return nil
 	}
 	switch string(verb) {
@@ -139,7 +141,7 @@ func (p *Parser) Line(line []byte, to feed.Sink) error {
 		p.Flush(to)
 		*l = event.Lookup{Time: t, Client: client, Proto: event.UDP, Records: l.Records[:0]}
 		p.text = p.text[:0]
-		if q := &p.asked[serial%remembered]; q.serial == serial && len(q.name) > 0 {
+		if q := &p.asked[serial%remembered]; q.serial == serial && q.client == client && len(q.name) > 0 {
 			p.text = append(p.text, q.name...)
 			l.Type = q.kind
 		} else {

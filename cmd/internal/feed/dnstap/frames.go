@@ -132,7 +132,7 @@ func (f *Frames) control() error {
 		f.begun = true
 	case controlStop:
 		f.begun = false
-		return f.answer(controlFinish)
+		_ = f.answer(controlFinish) // which a writer that has gone does not miss
 	case controlAccept, controlFinish: // the reader's own
 	default:
 		return fmt.Errorf("a control frame of unknown kind %d", kind)

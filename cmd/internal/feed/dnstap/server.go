@@ -160,8 +160,7 @@ func (s *Server) serve(ctx context.Context, c net.Conn, out *shared) {
 			out.hand(&sink.batch)
 		}
 		b, err := frames.Next()
-		var skip feed.Skip
-		if err != nil && !errors.As(err, &skip) {
+		if err != nil && !feed.Skips(err) {
 			out.hand(&sink.batch)
 			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
 				s.broken.Add(1)

@@ -44,15 +44,22 @@ type Parser struct {
 // New returns a Parser.
 func New() *Parser { return &Parser{} }
 
-// Recognise reports whether a file that begins with head is an EVE log.
+// Recognise reports whether a file that begins with head is an EVE log: one of its first lines is an event.
 func Recognise(head []byte) bool {
-	line, _, _ := bytes.Cut(head, []byte("\n"))
-	line = bytes.TrimSpace(line)
-	if len(line) == 0 || line[0] != '{' {
-		return false
+	const recognisedBy = 16
+	for range recognisedBy {
+		line, rest, more := bytes.Cut(head, []byte("\n"))
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] == '{' {
+			if e, err := envelopeOf(line); err == nil && e.stamp != nil && e.kind != nil {
+				return true
+			}
+		}
+		if !more {
+			break
+		}
+		head = rest
 	}
-	e, err := envelopeOf(line)
-	return err == nil && e.stamp != nil && e.kind != nil
+	return false
 }
 
 // envelope is what matters of an event outside of its own object.

@@ -133,14 +133,25 @@ type Parser struct {
 // New returns a Parser that has seen no header.
 func New() *Parser { return &Parser{} }
 
-// Recognise reports whether a file that begins with head is of Zeek.
+// Recognise reports whether a file that begins with head is of Zeek: one of its first lines is a header, or
+// an entry in JSON.
 func Recognise(head []byte) bool {
-	if bytes.HasPrefix(head, []byte("#separator ")) || bytes.HasPrefix(head, []byte("#fields\t")) || bytes.HasPrefix(head, []byte("#path\t")) {
-		return true
+	for range recognisedBy {
+		line, rest, more := bytes.Cut(head, []byte("\n"))
+		if bytes.HasPrefix(line, []byte("#separator ")) || bytes.HasPrefix(line, []byte("#fields\t")) ||
+			bytes.HasPrefix(line, []byte("#path\t")) || recogniseJSON(line) {
+			return true
+		}
+		if !more {
+			break
+		}
+		head = rest
 	}
-	line, _, _ := bytes.Cut(head, []byte("\n"))
-	return recogniseJSON(line)
+	return false
 }
+
+// recognisedBy is how many lines say of which format a file is.
+const recognisedBy = 16
 
 // Line takes a line of a log.
 func (p *Parser) Line(line []byte, to feed.Sink) error {

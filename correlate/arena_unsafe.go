@@ -14,3 +14,8 @@ func elementsOf[T any](page []byte, n int) []T {
 	_ = page[n*sizeOf[T]()-1]
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(page))), n)
 }
+
+// bytesOf returns the memory of s. T holds no pointer.
+func bytesOf[T any](s []T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), len(s)*sizeOf[T]())
+}

@@ -26,9 +26,16 @@ type planned struct {
 // one by one in their order comes to, but that hits of different clients may come in
 // another order.
 func (c *Correlator) ObserveBatch(dst []Hit, b *event.Batch) []Hit {
+	return c.ObservePart(dst, b, 0, 1)
+}
+
+// ObservePart takes in those events of b that belong to one of several parts, numbered from 0. Each client
+// belongs to one part, so that several goroutines can take a part each at once; when all are done, it is what
+// ObserveBatch comes to, whatever the number of parts, but for the order of the hits of different clients.
+func (c *Correlator) ObservePart(dst []Hit, b *event.Batch, part, parts int) []Hit {
 	p := c.plans.Get().(*plan)
 	defer c.plans.Put(p)
-	p.deal(c, b)
+	p.deal(c, b, part, parts)
 	for i, s := range c.shards {
 		if from, to := p.first[i], p.first[i+1]; from < to {
 			dst = c.observeShard(dst, s, b, p.sorted[from:to])
@@ -55,24 +62,35 @@ func (c *Correlator) observeShard(dst []Hit, s *shard, b *event.Batch, events []
 	return dst
 }
 
-// deal sorts the events of b by shard.
-func (p *plan) deal(c *Correlator, b *event.Batch) {
-	n := b.Len()
-	if cap(p.sorted) < n {
+// deal sorts the events of a part of b by shard.
+func (p *plan) deal(c *Correlator, b *event.Batch, part, parts int) {
+	if n := b.Len(); cap(p.sorted) < n {
 		p.unsorted, p.sorted = make([]planned, n), make([]planned, n)
 	}
-	p.unsorted, p.sorted = p.unsorted[:n], p.sorted[:n]
+	p.unsorted = p.unsorted[:0]
 	clear(p.first)
-	for i := range p.unsorted {
-		u := &p.unsorted[i]
-		if l, x := b.At(i); l != nil {
-			*u = planned{hash: c.seeds.hash(&key{l.Client.Addr().As16(), l.Zone}), origin: c.seeds.origin(l), time: l.Time}
+	for i := range b.Len() {
+		l, x := b.At(i)
+		k := key{}
+		if l != nil {
+			k = key{l.Client.Addr().As16(), l.Zone}
 		} else {
-			*u = planned{hash: c.seeds.hash(&key{x.Src.Addr().As16(), x.Zone}), time: x.Time}
+			k = key{x.Src.Addr().As16(), x.Zone}
 		}
-		u.event, u.shard = int32(i), c.place(u.hash)
+		u := planned{hash: c.seeds.hash(&k), event: int32(i)}
+		if u.shard = c.place(u.hash); int(u.shard)%parts != part {
+			continue
+		}
+		if l != nil {
+			u.origin, u.time = c.seeds.origin(l), l.Time
+		} else {
+			u.time = x.Time
+		}
+		p.unsorted = append(p.unsorted, u)
 		p.first[u.shard]++
 	}
+	n := len(p.unsorted)
+	p.sorted = p.sorted[:n]
 	end := int32(0) // turns counts into ends, which the loop below turns into beginnings
 	for i, n := range p.first {
 		end += n

@@ -9,7 +9,7 @@ import (
 	"portolan/sensor/event"
 )
 
-// Batches of any size, from any number of shards, end in the hits that the same events give one by one.
+// Batches of any size, in any number of parts, from any number of shards, end in the hits that the same events give one by one.
 func TestObserveBatch(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.Hold, cfg.AddressWindow, cfg.PortWindow, cfg.MemoryBytes = 10*time.Second, 60*time.Second, 30*time.Second, 256<<20
@@ -36,7 +36,10 @@ func TestObserveBatch(t *testing.T) {
 				j++
 			}
 			if b.Len() > r.IntN(most) {
-				given = c.ObserveBatch(given, &b)
+				parts := 1 + r.IntN(3)
+				for part := range parts {
+					given = c.ObservePart(given, &b, part, parts)
+				}
 				b.Reset()
 			}
 		}

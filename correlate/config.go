@@ -52,6 +52,10 @@ type Config struct {
 	// analytic's EphemeralPortRange). All by default: formulas give any port.
 	EphemeralPortRange [2]uint16
 
+	// Seed, when it is not 0, is what hashes and decoys are drawn from, so that the same events give the same
+	// counts again. A sensor leaves it 0: whoever knows the seed can aim at its decoys.
+	Seed uint64
+
 	// Hypotheses are the operator's own; at most hypothesis.MaxCustom.
 	Hypotheses []hypothesis.Custom
 	// Baseline learns what is ordinary in each zone. It is read and taught, and may be shared with

@@ -47,7 +47,8 @@ func New(cfg Config) (*Correlator, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	c := &Correlator{cfg: cfg, seeds: newSeeds(), shards: make([]*shard, cfg.Shards), decoy: evidence.NewDecoy()}
+	by := drawnBy(cfg.Seed)
+	c := &Correlator{cfg: cfg, seeds: newSeeds(by), shards: make([]*shard, cfg.Shards), decoy: evidence.NewDecoy(by)}
 	c.shift = uint(64 - bits.Len(uint(cfg.Shards-1)))
 	c.plans.New = func() any { return &plan{first: make([]int32, cfg.Shards+1)} }
 	own, err := hypothesis.CompileAll(cfg.Hypotheses)

@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -44,9 +45,14 @@ func (k *siteKeys) add(f hypothesis.Learned, key uint32, t event.Time) {
 			return
 		}
 		all[i].since = t
-	} else if all = append(all, siteKey{f, key, t}); len(all) > maxSiteKeys {
-		all = all[1:]
+	} else {
+		all = append(all, siteKey{f, key, t})
 	}
+	// In which order shards come to confirm them makes no difference.
+	slices.SortFunc(all, func(a, b siteKey) int {
+		return cmp.Or(cmp.Compare(a.since, b.since), cmp.Compare(a.family, b.family), cmp.Compare(a.key, b.key))
+	})
+	all = all[max(0, len(all)-maxSiteKeys):]
 	k.all.Store(&all)
 }
 

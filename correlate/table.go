@@ -2,7 +2,6 @@ package correlate
 
 import (
 	"encoding/binary"
-	"hash/maphash"
 	"math/bits"
 	"math/rand/v2"
 	"sync"
@@ -330,16 +329,30 @@ func (s *shard) forgetPast(n uint32, c *client) {
 }
 
 // seeds make hashes that nobody outside can foresee.
-type seeds struct {
-	words [4]uint64
-	text  maphash.Seed
+type seeds struct{ words [4]uint64 }
+
+func newSeeds(by *rand.Rand) *seeds {
+	return &seeds{[4]uint64{by.Uint64(), by.Uint64(), by.Uint64(), by.Uint64()}}
 }
 
-func newSeeds() *seeds {
-	return &seeds{[4]uint64{rand.Uint64(), rand.Uint64(), rand.Uint64(), rand.Uint64()}, maphash.MakeSeed()}
+// drawnBy returns where secrets are drawn from: chance, or a seed that is not 0.
+func drawnBy(seed uint64) *rand.Rand {
+	if seed == 0 {
+		return rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	}
+	return rand.New(rand.NewPCG(seed, 0))
 }
 
-func (s *seeds) bytes(b []byte) uint64 { return maphash.Bytes(s.text, b) }
+// bytes returns the hash of b, 16 bytes at a time.
+func (s *seeds) bytes(b []byte) uint64 {
+	h := s.words[0] ^ uint64(len(b))
+	for ; len(b) > 16; b = b[16:] {
+		h = fold(binary.LittleEndian.Uint64(b)^s.words[1], binary.LittleEndian.Uint64(b[8:])^h)
+	}
+	var last [16]byte
+	copy(last[:], b)
+	return fold(binary.LittleEndian.Uint64(last[:])^s.words[2], binary.LittleEndian.Uint64(last[8:])^h)
+}
 
 // origin returns the hash of what is remembered of l with its records. It is never 0.
 func (s *seeds) origin(l *event.Lookup) uint64 {

@@ -7,11 +7,11 @@ import "math/rand/v2"
 // what chance reaches on this network. It may be used by several goroutines.
 type Decoy struct{ key [4]uint32 }
 
-// NewDecoy returns a bijection with a fresh key. Malware cannot aim at it, as it cannot know the key.
-func NewDecoy() Decoy {
+// NewDecoy returns a bijection with a fresh key. Malware cannot aim at it as long as it cannot know the key.
+func NewDecoy(by *rand.Rand) Decoy {
 	var d Decoy
 	for i := range d.key {
-		d.key[i] = rand.Uint32() | 1
+		d.key[i] = by.Uint32() | 1
 	}
 	return d
 }

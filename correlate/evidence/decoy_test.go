@@ -1,9 +1,12 @@
 package evidence
 
-import "testing"
+import (
+	"math/rand/v2"
+	"testing"
+)
 
 func TestDecoyIsABijection(t *testing.T) {
-	d := NewDecoy()
+	d := NewDecoy(rand.New(rand.NewPCG(1, 2)))
 	// The inverse of the last round, and of those before it, must lead back.
 	back := func(w uint32) uint32 {
 		l, r := w>>16, w&0xffff

@@ -24,7 +24,11 @@
 // trials between them need to be kept.
 package evidence
 
-import "math"
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+)
 
 // shares are the values of π that are mixed, with the weight of each. Most weight lies
 // on large shares: an implant on a quiet host makes nearly every trial. The small ones keep a
@@ -47,6 +51,34 @@ type Process struct {
 	at   uint64 // ordinal of the last match
 	seen bool
 }
+
+// MarshalBinary returns the process as UnmarshalBinary reads it.
+func (p Process) MarshalBinary() ([]byte, error) {
+	b := make([]byte, 0, processBytes)
+	for _, m := range p.m {
+		b = binary.BigEndian.AppendUint64(b, math.Float64bits(m))
+	}
+	seen := byte(0)
+	if p.seen {
+		seen = 1
+	}
+	return append(binary.BigEndian.AppendUint64(b, p.at), seen), nil
+}
+
+// UnmarshalBinary makes the process what MarshalBinary wrote.
+func (p *Process) UnmarshalBinary(b []byte) error {
+	if len(b) != processBytes {
+		return fmt.Errorf("a process has %d bytes, not %d", processBytes, len(b))
+	}
+	for i := range p.m {
+		p.m[i] = math.Float64frombits(binary.BigEndian.Uint64(b[8*i:]))
+	}
+	p.at, p.seen = binary.BigEndian.Uint64(b[8*len(p.m):]), b[processBytes-1] != 0
+	return nil
+}
+
+// processBytes is the length of a process in binary form.
+const processBytes = 8*len(shares) + 8 + 1
 
 // Match multiplies in the trial with the given ordinal, which the hypothesis predicts with
 // ratio r = w/q, and returns the e-value after it. Ordinals rise; trials between two

@@ -117,6 +117,7 @@ func NewMessage(h *correlate.Hit, c Context) *Message {
 	if c.Device != "" {
 		m.Observer.Ingress = &Ingress{Interface: Interface{Name: clean(c.Device)}}
 	}
+	m.Portolan.Retro = c.Retro.clean()
 	if h := m.Portolan.Attribution.Host; h != nil {
 		for _, n := range h.Names {
 			if !slices.Contains(m.Related.Hosts, n.Name) {

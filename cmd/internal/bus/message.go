@@ -182,6 +182,7 @@ type Portolan struct {
 	Coverage    Coverage    `json:"coverage"`
 	Attribution Attribution `json:"attribution"`
 	Suppressed  *Suppressed `json:"suppressed,omitempty"` // makes the hit a summary of others like it
+	Retro       *Retro      `json:"retro,omitempty"`      // makes it one that was found afterwards, in an archive
 	Downgraded  *Downgrade  `json:"downgraded,omitempty"` // says that level would be another on better coverage
 }
 
@@ -393,6 +394,7 @@ type Context struct {
 	Attributed bool                 // an enricher is expected to say who made the connection
 	Client     coverage.ClientView  // what is known of the hit's client besides
 	Downgraded *Downgrade           // nil when the hit has the level that its evidence gives it
+	Retro      *Retro               // nil for a hit of a sensor
 }
 
 // Encode returns the message as one line of JSON without a newline, never longer than MaxMessage.

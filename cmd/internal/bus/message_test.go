@@ -185,11 +185,17 @@ func indent(t *testing.T, b []byte) []byte {
 
 func TestGoldenMessages(t *testing.T) {
 	s := schema(t)
-	for name, h := range goldenHits() {
+	hits := goldenHits()
+	hits["retro"] = halfSwap()
+	for name, h := range hits {
 		t.Run(name, func(t *testing.T) {
 			c := testContext()
 			if name == "alert-host" {
 				c.Holder = testHolder()
+			}
+			if name == "retro" { // the context makes it one
+				c.Retro = testRetro()
+				h.Revision = c.Retro.Revision()
 			}
 			m := NewMessage(h, c)
 			b, err := m.Encode()
@@ -217,6 +223,14 @@ func TestGoldenMessages(t *testing.T) {
 				t.Errorf("decoded and encoded again:\n%s\nwant\n%s", again, b)
 			}
 		})
+	}
+}
+
+// testRetro is what a hunt through a month says.
+func testRetro() *Retro {
+	return &Retro{
+		Began: time.Date(2026, 4, 1, 7, 0, 0, 0, time.UTC), From: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), To: time.Date(2026, 3, 31, 23, 59, 59, 0, time.UTC),
+		Sources: []RetroSource{{Name: "logs/zeek", Kind: "zeek", Limits: []string{"no VLANs"}}, {Name: "egress", Kind: "capture"}},
 	}
 }
 

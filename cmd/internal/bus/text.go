@@ -51,6 +51,9 @@ func (m *Message) WriteText(w io.Writer, color bool) error {
 			t.row(r.Label, r.Text)
 		}
 	}
+	if r := m.Portolan.Retro; r != nil {
+		t.row("retro", r.text())
+	}
 	if s := m.Portolan.Suppressed; s != nil {
 		t.row("summary", fmt.Sprintf("of %s like this one between %s and %s that were not published one by one",
 			count(s.Count), s.Since.UTC().Format(time.TimeOnly), s.Until.UTC().Format(time.TimeOnly)))

@@ -79,6 +79,7 @@ type Archive struct {
 	unknown []SourceReport
 	size    int64
 	twins   *twins // nil when the sources are of one kind
+	at      int    // source of the event that is handed on
 }
 
 // Stdin is the path that stands for standard input.
@@ -335,6 +336,7 @@ func (m *merge) all() {
 		if !ok {
 			m.open = slices.DeleteFunc(m.open, func(x *opened) bool { return x == o })
 			m.ended++
+			o.forget()
 		} else {
 			o.reached = max(o.reached, r.reached)
 			if len(r.order) > 0 {
@@ -434,6 +436,7 @@ func (m *merge) release(r *run) {
 func (m *merge) emit(r *run) {
 	e := r.order[r.next]
 	r.next++
+	m.at = r.source
 	if m.emitted == math.MinInt64 {
 		m.report.First = e.at
 	}

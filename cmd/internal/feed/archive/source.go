@@ -98,6 +98,9 @@ func (s *source) send() bool {
 	}
 }
 
+// forget lets go of what a file that was read to its end held: there may be many.
+func (s *source) forget() { s.free, s.run, s.doubt, s.text = nil, nil, run{}, nil }
+
 func (s *source) open(ctx context.Context) error {
 	if s.pipe != nil {
 		defer s.pipe.close()

@@ -29,9 +29,9 @@ type action func(ctx context.Context, p *program, args []string) error
 func commands() []*command {
 	return []*command{
 		runCommand(), correlateCommand(), enrichCommand(), endpointCommand(), replayCommand(),
-		evaluateCommand(), eventsCommand(), watchCommand(), coverageCommand(), labCommand(),
-		explainCommand(), hypothesesCommand(), baselineCommand(), natsCommand(), configCommand(),
-		versionCommand(), helpCommand(),
+		huntCommand(), evaluateCommand(), eventsCommand(), watchCommand(), coverageCommand(),
+		exportCommand(), labCommand(), explainCommand(), hypothesesCommand(), baselineCommand(),
+		natsCommand(), configCommand(), versionCommand(), helpCommand(),
 	}
 }
 

@@ -30,8 +30,9 @@ func commands() []*command {
 	return []*command{
 		runCommand(), correlateCommand(), enrichCommand(), endpointCommand(), replayCommand(),
 		huntCommand(), evaluateCommand(), eventsCommand(), watchCommand(), coverageCommand(),
-		exportCommand(), labCommand(), explainCommand(), hypothesesCommand(), baselineCommand(),
-		natsCommand(), configCommand(), versionCommand(), helpCommand(),
+		exportCommand(), labCommand(), explainCommand(), doctorCommand(), selftestCommand(),
+		hypothesesCommand(), baselineCommand(), natsCommand(), configCommand(), versionCommand(),
+		helpCommand(),
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"portolan/cmd/internal/config"
+	"portolan/cmd/internal/selftest"
 	"portolan/correlate"
 	"portolan/correlate/hypothesis"
 	"portolan/correlate/traffic"
@@ -368,14 +369,8 @@ type trialReport struct {
 	Trials    uint64  `json:"trials"`    // of its kind that the client made before
 }
 
-// calculation returns what the catalogue lists a hit's hypothesis as: a learned constant
-// stands behind a colon or a plus sign.
-func (e *evaluation) calculation(id string) string {
-	if at := strings.LastIndexAny(id, ":+"); !e.listed[id] && at > 0 && e.listed[id[:at]] {
-		return id[:at]
-	}
-	return id
-}
+// calculation returns what the catalogue lists a hit's hypothesis as.
+func (e *evaluation) calculation(id string) string { return selftest.Listed(id, e.listed) }
 
 // listedAs reports whether a hypothesis, as the catalogue lists it, is the family's.
 func listedAs(listed string, f *traffic.Family) bool {

@@ -30,6 +30,12 @@ type hinted struct {
 
 func (e *hinted) Unwrap() error { return e.error }
 
+// statusError ends a command that has said all there is to say with an exit status of its own.
+type statusError int
+
+// Error returns a text for nobody.
+func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
 func withHint(err error, hint string) error {
 	if err == nil {
 		return nil
@@ -54,6 +60,10 @@ func (p *program) report(err error) int {
 	var done silent
 	if errors.As(err, &done) {
 		return exitFailed
+	}
+	var status statusError
+	if errors.As(err, &status) {
+		return int(status)
 	}
 	if errors.Is(err, syscall.EPIPE) {
 		return exitFailed // whoever read our output has left, as head does

@@ -95,7 +95,7 @@ func zonesOf(wire []coverage.Zone, settled []correlate.ZoneStats) []bus.ZoneCove
 		e := explained[z.Zone]
 		all = append(all, bus.ZoneCoverage{
 			Zone: z.Zone.String(), Lookups: z.Lookups, Connections: e.Connections, Explained: e.Explained,
-			Share: share(e.Explained, e.Connections), SYN: z.SYN, SYNACK: z.SYNACK, Hidden: z.DoT + z.DoQ + z.DoH,
+			Share: share(e.Explained, e.Connections), SYN: z.SYN, SYNACK: z.SYNACK, Hidden: z.Hidden(),
 		})
 	}
 	slices.SortStableFunc(all, func(a, b bus.ZoneCoverage) int { return cmp.Compare(b.Connections, a.Connections) })

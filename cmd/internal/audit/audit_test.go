@@ -128,8 +128,8 @@ func TestVerdict(t *testing.T) {
 // A few seconds between two records are no gap; records that overlap count once; what lies outside counts not at all.
 func TestIntervals(t *testing.T) {
 	b := Builder{From: begin, To: begin.Add(10 * time.Minute), Only: "hq-1"}
-	for _, end := range []time.Duration{0, 61, 122, 183, 190, 244, 305, 366, 427, 488, 549, 600, 720} {
-		b.Record(record("hq-1", end*time.Second, bus.Good))
+	for _, end := range []int{0, 61, 122, 183, 190, 244, 305, 366, 427, 488, 549, 600, 720} {
+		b.Record(record("hq-1", time.Duration(end)*time.Second, bus.Good))
 	}
 	b.Record(record("other", 60*time.Second, bus.Blind))
 	r := b.Report(b.To, nil)

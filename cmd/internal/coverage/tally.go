@@ -25,7 +25,8 @@ type Traffic struct {
 	DoH       uint64 // connections and flows to port 443 of an address known to serve DNS over HTTPS (RFC 8484)
 }
 
-func (t *Traffic) hidden() uint64 { return t.DoT + t.DoQ + t.DoH }
+// Hidden returns how many connections carry DNS that nobody can look into.
+func (t *Traffic) Hidden() uint64 { return t.DoT + t.DoQ + t.DoH }
 
 // Zone is what was counted in one zone.
 type Zone struct {

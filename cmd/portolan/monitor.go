@@ -74,6 +74,8 @@ func (m *monitor) snapshot() snapshot {
 		n := x.Stats()
 		s.stats.Add(&n)
 	}
+	m.line.own.leaveOut(&s.correlate)
+	m.line.tester.leaveOut(&s)
 	var traffic coverage.Traffic
 	for i, t := range m.line.tallies() {
 		n, v := t.Traffic(), t.View()
@@ -103,7 +105,7 @@ func (m *monitor) look() {
 	if began > 0 {
 		span = event.TimeOf(now).Sub(began)
 	}
-	v := coverage.Assess(&counts, &s.view, coverage.Source{Live: true, Span: span})
+	v := coverage.Assess(&counts, &s.view, coverage.Source{Live: true, Span: span, SelfTest: m.line.tester.failed()})
 	if !m.printed && now.Sub(m.start) >= coverageLineAfter {
 		m.printed, m.verdict = true, v.Verdict
 		fmt.Fprintln(m.to, m.coverageLine(&s, &v, now.Sub(m.start)))
@@ -220,6 +222,7 @@ func (m *monitor) stat(now time.Time, s *snapshot, v *coverage.Assessment) *bus.
 		Schema: bus.StatSchema, Time: now.UTC(), Sensor: m.line.cfg.Sensor, Version: thisBuild().Version,
 		Verdict: string(v.Verdict), Uptime: now.Sub(m.start).Seconds(), Frames: s.stats.Frames, Hits: hits,
 		Published: m.line.bus.PublishStats(),
+		SelfTest:  m.line.tester.result(),
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"portolan/cmd/internal/config"
 	"portolan/cmd/internal/coverage"
 	"portolan/cmd/internal/fleet"
+	"portolan/cmd/internal/selftest"
 	"portolan/correlate"
 	"portolan/correlate/attribute"
 	"portolan/correlate/baseline"
@@ -41,6 +42,9 @@ type pipeline struct {
 	context atomic.Pointer[seen] // what was seen, as of the last second
 	chance  atomic.Pointer[chanceReport]
 	history coverage.History
+
+	tester *selfTester // nil unless there are self-tests
+	own    ownHits
 
 	muted, downgraded atomic.Uint64 // leads not published, and alerts published as watches, because of coverage
 
@@ -125,6 +129,11 @@ func (l *pipeline) run(ctx context.Context, sensors []*sensor.Sensor, report fun
 // publish hands each hit to the bus until the queue is closed.
 func (l *pipeline) publish() {
 	for h := range l.queue {
+		if selftest.Marked(&h.Connection) {
+			l.own.take(&h)
+			l.tester.see(&h)
+			continue
+		}
 		c, publish := l.judged(&h)
 		if !publish {
 			l.muted.Add(1)
@@ -244,7 +253,7 @@ func (l *pipeline) reached(now event.Time) event.Time {
 func (l *pipeline) newSink(int) event.BatchSink {
 	s := &ringSink{line: l, tally: coverage.NewTally()}
 	if l.observations != nil {
-		s.observations = l.observations.NewSink()
+		s.observations = selftest.Without(l.observations.NewSink())
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -272,7 +281,11 @@ func (s *ringSink) Batch(b *event.Batch) {
 			latest = c.Time
 		}
 	}
-	s.tally.Batch(b)
+	if l := s.line; l.tester.underWay() {
+		b.Each(selftest.Without(s.tally))
+	} else {
+		s.tally.Batch(b)
+	}
 	s.hits = s.line.correlator.ObserveBatch(s.hits[:0], b)
 	s.line.give(s.hits)
 	for i := range b.Namings() {

@@ -26,7 +26,8 @@ func (m *monitor) publishRecord(now time.Time, s *snapshot) {
 func (m *monitor) makeRecord(now time.Time, s *snapshot) *bus.CoverageRecord {
 	n, o := s.counts.Since(&m.last.counts), &m.last
 	span := now.Sub(m.record)
-	v := coverage.Assess(&n, &s.view, coverage.Source{Live: true, Span: span})
+	source := coverage.Source{Live: true, Span: span, SelfTest: m.line.tester.failed()}
+	v := coverage.Assess(&n, &s.view, source)
 	c := coverageOf(&v, &n, true)
 	hits := map[string]uint64{}
 	for level := correlate.Lead; level <= correlate.Alert; level++ {
@@ -45,6 +46,7 @@ func (m *monitor) makeRecord(now time.Time, s *snapshot) *bus.CoverageRecord {
 		Inverted: s.correlate.Inverted - o.correlate.Inverted,
 		Lookups:  n.Lookups, Connections: n.Connections, Hits: hits, Allowed: s.allowed - o.allowed,
 		Published: m.line.bus.PublishStats(),
+		SelfTest:  m.line.tester.result(),
 	}
 }
 

@@ -41,7 +41,7 @@ needs root or CAP_NET_RAW. SIGINT and SIGTERM end it cleanly.`,
 				"nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.domain", "nats.listen", "state_dir", "spool",
 				"alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
 				"answers_per_client", "pending_per_client", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses",
-				"observations.partitions", "observations.zone", "attribution.expected")
+				"observations.partitions", "observations.zone", "attribution.expected", "selftest")
 			return func(ctx context.Context, p *program, args []string) error {
 				if len(args) > 0 {
 					return &usageError{text: fmt.Sprintf("run: unexpected argument %q", args[0]), hint: "the device goes after -i"}
@@ -92,9 +92,14 @@ func (p *program) live(ctx context.Context, cfg *config.Config, show *printer) (
 	}
 	watch := newMonitor(line, sensors, p.stderr, log)
 	watch.known, watch.tap = known, tap
+	endTests, err := startSelfTests(ctx, line, log)
+	if err != nil {
+		return err
+	}
 	var printing sync.WaitGroup
 	printing.Go(show.run)
 	err = line.run(ctx, sensors, watch.look)
+	endTests()
 	show.close()
 	printing.Wait()
 	err = errors.Join(err, line.closeObservations())

@@ -48,6 +48,7 @@ type CoverageRecord struct {
 	Published   PublishStats      `json:"published"`
 	Delivery    *Delivery         `json:"delivery,omitempty"` // set by PublishCoverage when there is a spool
 	Enrich      *EnrichCounts     `json:"enrich,omitempty"`   // of an enricher; since it started
+	SelfTest    *SelfTest         `json:"self_test,omitempty"`
 }
 
 // EnrichCounts says what an enricher did since it started, and what it refused.
@@ -65,6 +66,17 @@ type EnrichCounts struct {
 	Homeless uint64            `json:"homeless"`           // hosts and addresses for which there was no room
 	Crowded  uint64            `json:"crowded"`            // hits that more records fit than are weighed
 	Behind   uint64            `json:"behind"`             // records stored and not read yet
+}
+
+// SelfTest is what became of the newest self-test; its frames and events are in no count of a record.
+type SelfTest struct {
+	Time       time.Time `json:"time"`
+	OK         bool      `json:"ok"`
+	Path       string    `json:"path"`              // "device": through the receive path of each; "loopback": through lo, for want of privilege
+	After      float64   `json:"after_s,omitempty"` // from the first frame to the hit, of the slowest device
+	Why        string    `json:"why,omitempty"`     // it is not OK
+	Hypotheses int       `json:"hypotheses"`        // in force
+	Fired      int       `json:"fired"`             // of those, when the sensor started
 }
 
 // Wire says what an interval's frames were like.
@@ -132,4 +144,5 @@ type Stat struct {
 	Frames    uint64       `json:"frames"` // since the start
 	Hits      uint64       `json:"hits"`
 	Published PublishStats `json:"published"`
+	SelfTest  *SelfTest    `json:"self_test,omitempty"`
 }

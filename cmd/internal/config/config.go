@@ -34,6 +34,7 @@ type Config struct {
 	Spool       int64  // bytes of disk for what waits for NATS
 	Limit       Limit
 	Correlate   correlate.Config
+	SelfTest    time.Duration // between two self-tests of a live sensor; 0 for none
 
 	Observations Observations
 	Attribution  Attribution
@@ -91,6 +92,7 @@ func Default() Config {
 		Spool:     512 << 20,
 		Limit:     Limit{Burst: 100, PerMinute: 60, Every: time.Minute},
 		Correlate: correlate.DefaultConfig(),
+		SelfTest:  time.Hour,
 
 		Observations: Observations{Partitions: 16},
 		Attribution:  Attribution{Join: attribute.DefaultConfig()},

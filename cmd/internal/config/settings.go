@@ -151,6 +151,9 @@ func Settings() []Setting {
 			Help: "resolvers whose answers explain connections but are never calculated with (AN0729's ResolverWhitelist); " +
 				"addresses or prefixes, with commas",
 			field: func(c *Config) value { return (*prefixes)(&c.Correlate.ResolverWhitelist) }},
+		{Key: "selftest", Flag: "selftest", Arg: "TIME",
+			Help:  "time between two pairs that the sensor has to find, the first when it starts; 0 for none",
+			field: func(c *Config) value { return &duration{&c.SelfTest, 0, 7 * 24 * 3600e9} }},
 		{Key: "hypotheses", Flag: "hypothesis", Arg: "ID=KIND:EXPR", None: "none",
 			Help: "calculation to look for besides the known ones, such as acme=port:a*b + c + 7 or acme=address:rol(x,16); " +
 				"several with semicolons",

@@ -244,6 +244,9 @@ var rules = []rule{
 	{"order.late", "pairs may have been judged the wrong way round", func(x *looked) (Severity, string) {
 		return limitIf(share(x.Late, x.Lookups+x.Connections) > tolerableLoss, "%d of %d events came later than waited for", x.Late, x.Lookups+x.Connections)
 	}},
+	{"selftest.failed", "what has to be found may not be", func(x *looked) (Severity, string) {
+		return limitIf(x.SelfTest != "", "%s", x.SelfTest)
+	}},
 	{"file.incomplete", "the rest is missing", func(x *looked) (Severity, string) {
 		return limitIf(x.Incomplete, "the capture ends early")
 	}},

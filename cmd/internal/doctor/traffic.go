@@ -38,6 +38,7 @@ var mending = map[string]struct{ advice, command string }{
 	"client.resolver":   {clientSide, ""},
 	"tunnel.opaque":     {"mirror where the tunnel ends, or name the port of VXLAN with --vxlan-ports", ""},
 	"order.late":        {"", "sudo portolan run -i DEVICE --hold 5s"},
+	"selftest.failed":   {"", "sudo portolan selftest -i DEVICE"},
 	"file.incomplete":   {"capture anew, and let the program that writes the file end by itself", ""},
 }
 

@@ -122,9 +122,9 @@ func (c *catcher) Batch(b *event.Batch) {
 	defer c.mu.Unlock()
 	for i := range b.Len() {
 		c.hits = c.hits[:0]
-		if l, x := b.At(i); l != nil && c.probe.Lookup(l) {
+		if l, x := b.At(i); l != nil && markedLookup(l) {
 			c.hits = c.correlator.ObserveLookup(c.hits, l)
-		} else if x != nil && c.probe.Connection(x) {
+		} else if x != nil && Marked(x) {
 			c.hits = c.correlator.ObserveConnection(c.hits, x)
 		}
 		for h := range c.hits {

@@ -26,12 +26,19 @@ type Probe struct {
 	seq                      uint32
 }
 
+// Where probes come from and what they are told, by RFC 5737.
+var (
+	clients  = netip.MustParsePrefix("192.0.2.0/24")
+	answers  = netip.MustParsePrefix("198.51.100.0/24")
+	resolver = netip.MustParseAddrPort("192.0.2.53:53")
+)
+
 // NewProbe draws a Probe: one in some billion is like another, so that each is a trial of its own.
 func NewProbe() *Probe {
 	d := byte(64 + rand.N(64)) // so that the destination begins with 100.64/10
 	p := &Probe{
 		Client:   netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(64 + rand.N(128))}), uint16(49152+rand.N(16000))),
-		Resolver: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 53}), 53),
+		Resolver: resolver,
 		Answer:   netip.AddrFrom4([4]byte{198, 51, 100, d}),
 		Server:   netip.AddrPortFrom(netip.AddrFrom4([4]byte{100, d, 198, 51}), uint16(20000+rand.N(40000))),
 		id:       uint16(rand.Uint32()), seq: rand.Uint32(),
@@ -41,42 +48,38 @@ func NewProbe() *Probe {
 
 // Found reports whether a hit is what a correlator has to make of the probe.
 func (p *Probe) Found(h *correlate.Hit) bool {
-	return p.Made(h) && h.Calc.Hypothesis == Hypothesis && h.Level >= correlate.Watch
+	return h.Connection.Src == p.Client && h.Connection.Dst == p.Server && h.Calc.Hypothesis == Hypothesis && h.Level >= correlate.Watch
 }
 
-// Made reports whether a hit is about the probe's connection, whatever it says of it.
-func (p *Probe) Made(h *correlate.Hit) bool {
-	return h.Connection.Src == p.Client && h.Connection.Dst == p.Server
+// Marked reports whether a connection is that of a probe, whoever made it: from an address that no host has, to one that no
+// probe but half-swaps an answer to.
+func Marked(c *event.Connection) bool {
+	if !clients.Contains(c.Src.Addr()) || !c.Dst.Addr().Is4() {
+		return false
+	}
+	d := c.Dst.Addr().As4()
+	return c.Dst.Addr() == resolver.Addr() || answers.Contains(netip.AddrFrom4([4]byte{d[2], d[3], d[0], d[1]}))
 }
 
-// Lookup reports whether a lookup is the probe's.
-func (p *Probe) Lookup(l *event.Lookup) bool {
-	return l.Client.Addr() == p.Client.Addr() && l.Resolver == p.Resolver && string(l.Name) == Name
-}
+// Without returns a sink that hands on to another what is not a probe's.
+func Without(to event.Sink) event.Sink { return &without{to} }
 
-// Connection reports whether a connection is the probe's, or its query.
-func (p *Probe) Connection(c *event.Connection) bool {
-	return c.Src.Addr() == p.Client.Addr() && (c.Dst == p.Server || c.Dst == p.Resolver)
-}
-
-// Without returns a sink that hands on to another what is not the probe's.
-func (p *Probe) Without(to event.Sink) event.Sink { return &without{p, to} }
-
-type without struct {
-	probe *Probe
-	to    event.Sink
-}
+type without struct{ to event.Sink }
 
 // Lookup hands a lookup on.
 func (w *without) Lookup(l *event.Lookup) {
-	if !w.probe.Lookup(l) {
+	if !markedLookup(l) {
 		w.to.Lookup(l)
 	}
 }
 
+func markedLookup(l *event.Lookup) bool {
+	return clients.Contains(l.Client.Addr()) && string(l.Name) == Name
+}
+
 // Connection hands a connection on.
 func (w *without) Connection(c *event.Connection) {
-	if !w.probe.Connection(c) {
+	if !Marked(c) {
 		w.to.Connection(c)
 	}
 }

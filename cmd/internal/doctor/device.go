@@ -211,7 +211,7 @@ func (h *Host) readers(d *Device) Finding {
 		if who == "" {
 			who = "a process that may not be looked into"
 		}
-		if strings.HasPrefix(who, "portolan") {
+		if strings.HasPrefix(who, "portolan ") {
 			self++
 			continue
 		}

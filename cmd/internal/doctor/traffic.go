@@ -31,7 +31,7 @@ var mending = map[string]struct{ advice, command string }{
 	"tcp.one-way":       {bothWays, ""},
 	"mirror.duplicates": {"mirror the VLAN, or one of the ports that a packet crosses, and not both", ""},
 	"frames.truncated":  {"take the truncation out of the SPAN session", "sudo ip link set DEVICE mtu 9216"},
-	"frames.merged":     {"", "sudo ethtool -K DEVICE gro off lro off"},
+	"frames.merged":     {"switch merging off where frames are captured", "sudo ethtool -K DEVICE gro off lro off"},
 	"clock.step":        {"have the clock slewed, not set", "sudo timedatectl set-ntp true"},
 	"zone.split":        {"mirror both directions with their VLAN tags (encapsulation replicate)", ""},
 	"zone.shared":       {"mirror with VLAN tags (encapsulation replicate)", ""},

@@ -11,10 +11,11 @@ import (
 // xdpContext is struct xdp_md in linux/bpf.h.
 type xdpContext struct{ Data, DataEnd, DataMeta, Ingress, Queue, Egress uint32 }
 
-// Inject hands frames, from the Ethernet header on, to whatever takes frames that arrive at an interface in the network namespace
-// of the calling thread, in their order: packet sockets see them as received from the line. Nothing leaves the
-// interface, and an XDP program in its driver does not see them. It needs Linux 5.18, CAP_BPF and CAP_NET_ADMIN: without them the
-// error wraps unix.EPERM. Whether anyone took the frames is not known.
+// Inject hands frames, from the Ethernet header on, to whatever takes frames that arrive at an interface in
+// the network namespace of the calling thread, in their order: packet sockets see them as received from the
+// line. Nothing leaves the interface, and an XDP program in its driver does not see them. It needs Linux
+// 5.18, CAP_BPF and CAP_NET_ADMIN: without them the error wraps unix.EPERM. Whether anyone took the frames is
+// not known.
 func Inject(index int, frames ...[]byte) error {
 	const pass = 2 // XDP_PASS: on to the stack
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{

@@ -20,8 +20,8 @@ import (
 	"portolan/cmd/internal/lab"
 )
 
-// doctored runs "portolan doctor" as a process of its own in a wire's network, while the frames of a capture come out of the
-// wire again and again.
+// doctored runs "portolan doctor" as a process of its own in a wire's network, while the frames of a capture
+// come out of the wire again and again.
 func doctored(t *testing.T, w *lab.Wire, path string, args ...string) (r doctor.Report, status int) {
 	t.Helper()
 	self, err := os.Executable()
@@ -89,8 +89,8 @@ func doctored(t *testing.T, w *lab.Wire, path string, args ...string) (r doctor.
 func TestDoctorNamesLiveMirrors(t *testing.T) {
 	whole := filepath.Join("..", "..", "testdata", "pcap", "benign.pcap")
 	for _, m := range mirrors {
-		// Cut, merged and back-dated frames are what a capture's records say; no line carries them. What is left out besides
-		// differs little from the others.
+		// Cut, merged and back-dated frames are what a capture's records say; no line carries them. What is
+		// left out besides differs little from the others.
 		if !slices.Contains([]string{"", "mirror.one-way", "dns.answers-missing", "dns.resolver-side", "mirror.duplicates", "zone.split"}, m.rule) &&
 			(m.rule != "dns.elsewhere" || m.verdict != "BLIND") {
 			continue
@@ -117,7 +117,8 @@ func TestDoctorNamesLiveMirrors(t *testing.T) {
 	})
 }
 
-// TestDoctorOfDevice: what is wrong with a real device is found by asking the kernel, and a device without frames is called blind.
+// TestDoctorOfDevice: what is wrong with a real device is found by asking the kernel, and a device without
+// frames is called blind.
 func TestDoctorOfDevice(t *testing.T) {
 	w := testWire(t)
 	fd := -1

@@ -28,7 +28,8 @@ func examined(t *testing.T, args ...string) (r doctor.Report, status int) {
 	return r, status
 }
 
-// TestDoctorNamesMirrors has the doctor name each way in which a mirror fails, with the status of the coverage verdict.
+// TestDoctorNamesMirrors has the doctor name each way in which a mirror fails, with the status of the
+// coverage verdict.
 func TestDoctorNamesMirrors(t *testing.T) {
 	whole := filepath.Join("..", "..", "testdata", "pcap", "benign.pcap")
 	for _, m := range mirrors {

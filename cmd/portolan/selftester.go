@@ -16,8 +16,9 @@ import (
 	"portolan/sensor/decode"
 )
 
-// selfTester proves now and then that a live pipeline still finds what it has to: it hands a pair to the receive path of each
-// device and waits for the hit. Its methods may be called from any goroutine, and on nil, where there are no self-tests.
+// selfTester proves now and then that a live pipeline still finds what it has to: it hands a pair to the
+// receive path of each device and waits for the hit. Its methods may be called from any goroutine, and on
+// nil, where there are no self-tests.
 type selfTester struct {
 	line     *pipeline
 	log      *slog.Logger
@@ -30,8 +31,8 @@ type selfTester struct {
 	last  atomic.Pointer[bus.SelfTest]
 }
 
-// startSelfTests has every hypothesis tried, and then the devices of a pipeline tested at once and in intervals, as its
-// configuration says. The returned function ends that, and waits for it.
+// startSelfTests has every hypothesis tried, and then the devices of a pipeline tested at once and in
+// intervals, as its configuration says. The returned function ends that, and waits for it.
 func startSelfTests(ctx context.Context, l *pipeline, log *slog.Logger) (end func(), err error) {
 	every := l.cfg.SelfTest
 	if every == 0 {
@@ -90,7 +91,8 @@ func (t *selfTester) run(ctx context.Context, every time.Duration) {
 	}
 }
 
-// probeTries is how often a probe may be lost, as when a link flaps or a ring is full, before that is an alarm.
+// probeTries is how often a probe may be lost, as when a link flaps or a ring is full, before that is an
+// alarm.
 const probeTries = 2
 
 // test tests each device, and raises the alarm if one of them does not show what it has to.

@@ -43,8 +43,9 @@ func testWire(t *testing.T) *lab.Wire {
 	return w
 }
 
-// TestSelfTestAlarms: a live pipeline passes its self-test, unseen by subscribers and counts; it raises the alarm, in the log
-// and in what is published, while a program in front of the device drops everything, and when a hypothesis does not fire.
+// TestSelfTestAlarms: a live pipeline passes its self-test, unseen by subscribers and counts; it raises the
+// alarm, in the log and in what is published, while a program in front of the device drops everything, and
+// when a hypothesis does not fire.
 func TestSelfTestAlarms(t *testing.T) {
 	w := testWire(t)
 	cfg := config.Default()

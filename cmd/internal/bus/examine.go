@@ -40,9 +40,10 @@ const noSuchStream = "PORTOLAN_DOCTOR"
 // notMatching is the server's code JSStreamNotMatchErr.
 const notMatching = 10060
 
-// Examine connects as a sensor of that name would, looks at the streams, and finds out whether it may publish:
-// by empty messages that say they are for a stream that does not exist, so that none keeps them. (A subscriber without
-// JetStream sees them.) The error says why there is no connection. cfg.URL has to be set; the state directory is left alone.
+// Examine connects as a sensor of that name would, looks at the streams, and finds out whether it may
+// publish: by empty messages that say they are for a stream that does not exist, so that none keeps them. (A
+// subscriber without JetStream sees them.) The error says why there is no connection. cfg.URL has to be set;
+// the state directory is left alone.
 func Examine(ctx context.Context, cfg Config) (*Examination, error) {
 	cfg.Reader, cfg.Patient, cfg.Listen = true, false, ""
 	if cfg.URL == "" {

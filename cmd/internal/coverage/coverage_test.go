@@ -81,6 +81,7 @@ func TestAssess(t *testing.T) {
 			*c = Counts{Lookups: 200, Connections: 600, Settled: 600, Explained: 500}
 			s.Live, s.Records = false, []string{"no source port", "whole seconds"}
 		}, "records.limits", Partial, "no source port; whole seconds"},
+		{"the self-test found nothing", func(_ *Counts, _ *View, s *Source) { s.SelfTest = "no hit came out" }, "selftest.failed", Partial, "no hit came out"},
 		{"half a file", func(_ *Counts, _ *View, s *Source) { s.Live, s.Incomplete = false, true }, "file.incomplete", Partial, "ends early"},
 	}
 	named := map[string]bool{"client.resolver": true, "tunnel.inside": true} // notes, in TestNotes

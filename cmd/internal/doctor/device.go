@@ -91,7 +91,8 @@ func (d *Device) promiscuous() Finding {
 	return f
 }
 
-// The least MTU that lets a mirrored frame of an ordinary network through, and one that was wrapped on its way here.
+// The least MTU that lets a mirrored frame of an ordinary network through, and one that was wrapped on its
+// way here.
 const (
 	plainMTU   = 1500
 	wrappedMTU = 1600

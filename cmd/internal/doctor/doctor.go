@@ -1,5 +1,5 @@
-// Package doctor looks at a host, at a device that a mirror feeds, and at where hits go, and says what of it keeps
-// Portolan from seeing, with the command that mends it. It reads and asks; it changes nothing.
+// Package doctor looks at a host, at a device that a mirror feeds, and at where hits go, and says what of it
+// keeps Portolan from seeing, with the command that mends it. It reads and asks; it changes nothing.
 package doctor
 
 import (

@@ -17,8 +17,8 @@ type Host struct {
 	Self   string // path of this program, for commands to paste
 }
 
-// Kernel answers what files do not tell. Errors say why it cannot; errors.ErrUnsupported stands for a device or a
-// kernel that has no such thing.
+// Kernel answers what files do not tell. Errors say why it cannot; errors.ErrUnsupported stands for a device
+// or a kernel that has no such thing.
 type Kernel interface {
 	// Link describes a network interface in the network namespace of the calling thread.
 	Link(device string) (Link, error)

@@ -17,7 +17,8 @@ type Keeping struct {
 	Now   time.Time // by which ages are told
 }
 
-// oldBaseline is an age at which what was learned is no longer of this network: run saves it each few minutes.
+// oldBaseline is an age at which what was learned is no longer of this network: run saves it each few
+// minutes.
 const oldBaseline = 7 * 24 * time.Hour
 
 // ExamineState returns the findings on a state directory.

@@ -9,7 +9,8 @@ import (
 // columns is how wide a report is.
 const columns = 100
 
-// Text writes a report for people: a line for each finding, and below what is wrong what it means and what mends it.
+// Text writes a report for people: a line for each finding, and below what is wrong what it means and what
+// mends it.
 func (r *Report) Text() string {
 	width := 0
 	for _, f := range r.Findings {

@@ -10,8 +10,8 @@ import (
 
 const trafficArea = "traffic"
 
-// mending says what mends each rule of coverage: what to do elsewhere, and a command for this host, in which DEVICE stands
-// for the device's name. A rule that is missing has nothing that could be mended.
+// mending says what mends each rule of coverage: what to do elsewhere, and a command for this host, in which
+// DEVICE stands for the device's name. A rule that is missing has nothing that could be mended.
 var mending = map[string]struct{ advice, command string }{
 	"link.down":           {"check the cable and the switch's port", "ip -s link show DEVICE"},
 	"mirror.silent":       {"check the SPAN session on the switch", "sudo tcpdump -c 5 -ni DEVICE"},

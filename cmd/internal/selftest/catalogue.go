@@ -13,14 +13,16 @@ import (
 	"portolan/sensor/event"
 )
 
-// Constants that implants would have drawn: none is known, and they change the high half of an address as well as the low.
+// Constants that implants would have drawn: none is known, and they change the high half of an address as
+// well as the low.
 const (
 	learnedKey    = 0x5C3A91E7
 	learnedOctet  = 0x6B
 	learnedOffset = 12345
 )
 
-// contacts returns every hypothesis in force with how to make it fire. One that it cannot make is an error: the catalogue has grown.
+// contacts returns every hypothesis in force with how to make it fire. One that it cannot make is an error:
+// the catalogue has grown.
 func contacts(cfg *correlate.Config) ([]contact, error) {
 	makers := map[string]func(*rand.Rand) (*event.Lookup, *event.Connection){}
 	for f := range hypothesis.NumFormulas / 2 {
@@ -98,7 +100,8 @@ func v6(r *rand.Rand) (ip [16]byte) {
 	return ip
 }
 
-// writer returns how to write a word into a record so that it is read by way of v; nil where the whole address is the operand.
+// writer returns how to write a word into a record so that it is read by way of v; nil where the whole
+// address is the operand.
 func writer(v hypothesis.Via) func(r *rand.Rand, x uint32) *event.Lookup {
 	text := func(write func(x uint32) string) func(*rand.Rand, uint32) *event.Lookup {
 		return func(_ *rand.Rand, x uint32) *event.Lookup {

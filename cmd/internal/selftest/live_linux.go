@@ -16,11 +16,13 @@ import (
 	"portolan/sensor/event"
 )
 
-// ErrPrivilege: frames can be handed to a device only with CAP_BPF and CAP_NET_ADMIN, and on Linux 5.18 or later.
+// ErrPrivilege says that frames can be handed to a device only with CAP_BPF and CAP_NET_ADMIN, and on Linux
+// 5.18 or later.
 var ErrPrivilege = errors.New("handing it frames takes CAP_BPF, CAP_NET_ADMIN and Linux 5.18")
 
-// Inject hands the probe to whatever captures on a device, as if it had come from the line. Nothing leaves the device. The device is looked
-// up in the network namespace of the calling thread. The error wraps ErrPrivilege where the kernel does not let it.
+// Inject hands the probe to whatever captures on a device, as if it had come from the line. Nothing leaves
+// the device. The device is looked up in the network namespace of the calling thread. The error wraps
+// ErrPrivilege where the kernel does not let it.
 func (p *Probe) Inject(device string) error {
 	i, err := net.InterfaceByName(device)
 	if err != nil {
@@ -37,15 +39,15 @@ func (p *Probe) Inject(device string) error {
 // loopback is the device that Loopback sends through.
 const loopback = "lo"
 
-// Device puts a device to the test: a sensor opens it as cfg says, the probe is injected there, and c correlates. ctx bounds how
-// long it waits; then the error says that the probe did not come out.
+// Device puts a device to the test: a sensor opens it as cfg says, the probe is injected there, and c
+// correlates. ctx bounds how long it waits; then the error says that the probe did not come out.
 func (p *Probe) Device(ctx context.Context, cfg sensor.Config, c Correlator) error {
 	return p.through(ctx, cfg, c, func() error { return p.Inject(cfg.Device) })
 }
 
-// Loopback sends the probe through the loopback device of this host, from where a sensor of its own takes it: the kernel's filter,
-// the rings, the fan-out and the decoder are those of cfg, and c correlates. It needs CAP_NET_RAW alone. The device of cfg is not
-// put to the test. ctx bounds how long it waits, as for Device.
+// Loopback sends the probe through the loopback device of this host, from where a sensor of its own takes it:
+// the kernel's filter, the rings, the fan-out and the decoder are those of cfg, and c correlates. It needs
+// CAP_NET_RAW alone. The device of cfg is not put to the test. ctx bounds how long it waits, as for Device.
 func (p *Probe) Loopback(ctx context.Context, cfg sensor.Config, c Correlator) error {
 	cfg.Device, cfg.MirrorPort = loopback, false
 	return p.through(ctx, cfg, c, p.send)

@@ -57,7 +57,8 @@ func capture() sensor.Config {
 	return c
 }
 
-// inject injects a probe into the far end of a wire, on which a sensor captures, and reports whether it came out before stop.
+// inject injects a probe into the far end of a wire, on which a sensor captures, and reports whether it came
+// out before stop.
 func inject(t *testing.T, w *lab.Wire, prefilter sensor.Prefilter, until func(s *sensor.Sensor) bool) bool {
 	t.Helper()
 	cfg := capture()
@@ -86,7 +87,8 @@ func inject(t *testing.T, w *lab.Wire, prefilter sensor.Prefilter, until func(s 
 	return found.Load()
 }
 
-// TestInject: what is injected comes out of the rings of a sensor as a hit, with each filter, and no frame leaves the device.
+// TestInject: what is injected comes out of the rings of a sensor as a hit, with each filter, and no frame
+// leaves the device.
 func TestInject(t *testing.T) {
 	for _, prefilter := range []sensor.Prefilter{sensor.PrefilterOff, sensor.PrefilterSocket, sensor.PrefilterEBPF} {
 		w := wire(t)
@@ -103,7 +105,8 @@ func TestInject(t *testing.T) {
 	}
 }
 
-// TestInjectIntoWhatDrops: a program in front of the device that drops everything keeps the probe from coming out.
+// TestInjectIntoWhatDrops: a program in front of the device that drops everything keeps the probe from coming
+// out.
 func TestInjectIntoWhatDrops(t *testing.T) {
 	w := wire(t)
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}})

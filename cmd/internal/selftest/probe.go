@@ -13,12 +13,14 @@ import (
 // Name is what the self-test looks up: under a top-level domain that never exists (RFC 2606, section 2).
 const Name = "selftest.portolan.invalid"
 
-// Hypothesis is what makes a Probe's destination: the halves of an answer change places, which is an alert the first time.
+// Hypothesis is what makes a Probe's destination: the halves of an answer change places, which is an alert
+// the first time.
 const Hypothesis = "A1"
 
-// Probe is one lookup and the connection calculated from its answer, as the frames of a query, its response, a SYN and a SYN+ACK.
-// Client, resolver and answer are addresses that no host has (RFC 5737), the destination is one that no router carries across the
-// Internet (RFC 6598), the Ethernet addresses are local and nobody's, so that a stack which takes the frames throws them away.
+// Probe is one lookup and the connection calculated from its answer, as the frames of a query, its response,
+// a SYN and a SYN+ACK. Client, resolver and answer are addresses that no host has (RFC 5737), the destination
+// is one that no router carries across the Internet (RFC 6598), the Ethernet addresses are local and
+// nobody's, so that a stack which takes the frames throws them away.
 type Probe struct {
 	Client, Resolver, Server netip.AddrPort
 	Answer                   netip.Addr
@@ -51,8 +53,8 @@ func (p *Probe) Found(h *correlate.Hit) bool {
 	return h.Connection.Src == p.Client && h.Connection.Dst == p.Server && h.Calc.Hypothesis == Hypothesis && h.Level >= correlate.Watch
 }
 
-// Marked reports whether a connection is that of a probe, whoever made it: from an address that no host has, to one that no
-// probe but half-swaps an answer to.
+// Marked reports whether a connection is that of a probe, whoever made it: from an address that no host has,
+// to one that no probe but half-swaps an answer to.
 func Marked(c *event.Connection) bool {
 	if !clients.Contains(c.Src.Addr()) || !c.Dst.Addr().Is4() {
 		return false
@@ -132,7 +134,8 @@ func udp(from, to netip.AddrPort, payload []byte) []byte {
 	return append(append(b, 0, 0), payload...)
 }
 
-// tcp returns a frame with a segment without payload (RFC 9293, section 3.1). Its checksum is left 0, which no stack accepts.
+// tcp returns a frame with a segment without payload (RFC 9293, section 3.1). Its checksum is left 0, which
+// no stack accepts.
 func tcp(from, to netip.AddrPort, seq, acknowledged uint32, flags byte) []byte {
 	b := ip(from.Addr(), to.Addr(), 6, 20)
 	b = binary.BigEndian.AppendUint16(b, from.Port())

@@ -1,5 +1,6 @@
-// Package selftest makes what Portolan has to find: a lookup and the connection calculated from it for every hypothesis in
-// force, as events, and one such pair as frames that can be told from all others and harm nobody.
+// Package selftest makes what Portolan has to find: a lookup and the connection calculated from it for every
+// hypothesis in force, as events, and one such pair as frames that can be told from all others and harm
+// nobody.
 package selftest
 
 import (
@@ -29,26 +30,28 @@ type Outcome struct {
 	ID    string `json:"id"` // as the catalogue lists it
 	Name  string `json:"name"`
 	Fired bool   `json:"fired"`
-	// Contacts is by which contact of one client it was named by a hit of level watch or alert; 0 when it was not.
+	// Contacts is by which contact of one client it was named by a hit of level watch or alert; 0 when it was
+	// not.
 	Contacts int    `json:"contacts"`
 	Level    string `json:"level,omitempty"`
 	// Why says why it did not, where that is known.
 	Why string `json:"why,omitempty"`
 }
 
-// maxContacts is how often a client contacts what a hypothesis calculates before it is given up. The lightest of those that are
-// known are found by the third, one with a constant to be learned by the fifth.
+// maxContacts is how often a client contacts what a hypothesis calculates before it is given up. The lightest
+// of those that are known are found by the third, one with a constant to be learned by the fifth.
 const maxContacts = 12
 
-// Room returns cfg with as much memory, and as few parts of it, as the clients of Replay need: what a hypothesis finds does not
-// depend on either, but what is forgotten early does.
+// Room returns cfg with as much memory, and as few parts of it, as the clients of Replay need: what a
+// hypothesis finds does not depend on either, but what is forgotten early does.
 func Room(cfg correlate.Config) correlate.Config {
 	cfg.MemoryBytes, cfg.Shards = 64<<20, 4
 	return cfg
 }
 
-// Replay has a client of its own contact what each hypothesis calculates from random answers, maxContacts times at most, and says
-// which were named by a hit. The answers are the same each time. c is a correlator that has seen nothing, with the Config cfg.
+// Replay has a client of its own contact what each hypothesis calculates from random answers, maxContacts
+// times at most, and says which were named by a hit. The answers are the same each time. c is a correlator
+// that has seen nothing, with the Config cfg.
 func Replay(cfg *correlate.Config, c Correlator) ([]Outcome, error) {
 	all, err := contacts(cfg)
 	if err != nil {
@@ -130,7 +133,8 @@ func (o *Outcome) judge(hits []correlate.Hit, listed map[string]bool) {
 	}
 }
 
-// Listed returns what the catalogue lists a hit's hypothesis as: a learned constant stands behind a colon or a plus sign.
+// Listed returns what the catalogue lists a hit's hypothesis as: a learned constant stands behind a colon or
+// a plus sign.
 func Listed(id string, listed map[string]bool) string {
 	if at := strings.LastIndexAny(id, ":+"); !listed[id] && at > 0 && listed[id[:at]] {
 		return id[:at]

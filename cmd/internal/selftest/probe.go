@@ -31,7 +31,7 @@ type Probe struct {
 // Where probes come from and what they are told, by RFC 5737.
 var (
 	clients  = netip.MustParsePrefix("192.0.2.0/24")
-	answers  = netip.MustParsePrefix("198.51.100.0/24")
+	answers  = netip.MustParsePrefix("198.51.100.64/26")
 	resolver = netip.MustParseAddrPort("192.0.2.53:53")
 )
 
@@ -60,7 +60,7 @@ func Marked(c *event.Connection) bool {
 		return false
 	}
 	d := c.Dst.Addr().As4()
-	return c.Dst.Addr() == resolver.Addr() || answers.Contains(netip.AddrFrom4([4]byte{d[2], d[3], d[0], d[1]}))
+	return c.Dst == resolver || answers.Contains(netip.AddrFrom4([4]byte{d[2], d[3], d[0], d[1]}))
 }
 
 // Without returns a sink that hands on to another what is not a probe's.

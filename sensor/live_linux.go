@@ -289,6 +289,10 @@ func (s *Sensor) reopen(ctx context.Context) error {
 				return err
 			}
 		}
+		for _, r := range s.rings { // which have no goroutine now
+			r.n.Turns++
+			r.publish()
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -326,6 +330,9 @@ func (s *Sensor) Stats() Stats {
 	sum.Prefilter.Add(&s.now)
 	return sum
 }
+
+// Turns returns RingStats.Turns of one ring: whether its goroutine makes progress.
+func (s *Sensor) Turns(ring int) uint64 { return s.rings[ring].stats().Turns }
 
 // InForce returns what filters and shares out frames since the interface was opened last.
 func (s *Sensor) InForce() InForce {

@@ -51,6 +51,7 @@ func (r *ring) read(ctx context.Context) (err error) {
 	}
 	r.looked = time.Now()
 	for ctx.Err() == nil {
+		r.n.Turns++
 		frames := r.block()
 		now := time.Now()
 		r.n.LongestGap = max(r.n.LongestGap, now.Sub(r.looked))

@@ -31,3 +31,6 @@ func (s *Sensor) InForce() InForce { return InForce{} }
 
 // Close does nothing.
 func (s *Sensor) Close() error { return nil }
+
+// Turns returns 0.
+func (s *Sensor) Turns(int) uint64 { return 0 }

@@ -65,6 +65,9 @@ type RingStats struct {
 	// out: what a block took to decode and hand on, with every stall of the process.
 	LongestGap time.Duration
 
+	// Turns is how often its goroutine looked at the ring, or for its interface: several times
+	// a second, unless it hangs.
+	Turns     uint64
 	LinkDowns uint64 // times the link was found down
 	Reopens   uint64 // times the socket was opened anew because its device had gone
 
@@ -116,6 +119,12 @@ const (
 	GapLink      = "link down"
 	GapInterface = "interface gone"
 )
+
+// Gone reports whether the interface is not there, and waited for.
+func (s *Stats) Gone() bool {
+	n := len(s.Gaps)
+	return n > 0 && s.Gaps[n-1].To.IsZero() && s.Gaps[n-1].Cause == GapInterface
+}
 
 // maxGaps bounds the gaps in Stats; the oldest make room.
 const maxGaps = 64

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -38,6 +39,21 @@ func newAllowRules(list []config.AllowRule) *allowRules {
 	return r
 }
 
+// replace puts other rules in the place of those there are. What was counted for rules that stay goes on.
+func (r *allowRules) replace(list []config.AllowRule) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.rules
+	r.rules = nil
+	for _, a := range list {
+		rule := allowRule{AllowRule: a}
+		if i := slices.IndexFunc(old, func(o allowRule) bool { return o.AllowRule == a }); i >= 0 {
+			rule = old[i]
+		}
+		r.rules = append(r.rules, rule)
+	}
+}
+
 // Match returns the reason of the first rule that fits m and has not expired at now.
 func (r *allowRules) Match(m *bus.Message, now time.Time) (reason string, ok bool) {
 	r.mu.Lock()
@@ -61,9 +77,6 @@ func (r *allowRules) matchLocked(m *bus.Message, now time.Time) *allowRule {
 // is final. When subscribers have an earlier revision of the hit, they get the later
 // ones too: a name that came late or a rule that ended meanwhile leaves nobody with half a story.
 func (r *allowRules) holds(level correlate.Level, m *bus.Message, now time.Time) bool {
-	if len(r.rules) == 0 {
-		return false
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	id, final := m.Portolan.HitID, m.Portolan.State != correlate.Provisional.String()

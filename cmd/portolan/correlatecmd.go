@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"sync"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
 	"portolan/cmd/internal/fleet"
+	"portolan/cmd/internal/health"
 )
 
 func correlateCommand() *command {
@@ -34,7 +34,8 @@ waits for the server, and the sequence of its messages, it keeps in worker-NAME 
 				"how much of the stream is read again to take a part over; else --address-window and --hold together")
 			o.settings("sensor", "nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.domain",
 				"state_dir", "spool", "observations.partitions", "alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
-				"answers_per_client", "pending_per_client", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses")
+				"answers_per_client", "pending_per_client", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses",
+				"metrics.listen", "user", "sandbox", "log_level")
 			return func(ctx context.Context, p *program, args []string) error {
 				if len(args) > 0 {
 					return usagef("correlate: takes no arguments, got %q", args[0])
@@ -61,9 +62,17 @@ func (p *program) correlate(ctx context.Context, cfg *config.Config, w fleet.Wor
 	if w.Correlate = cfg.Correlate; w.Lookback == 0 {
 		w.Lookback = w.Correlate.AddressWindow + w.Correlate.Hold
 	}
-	w.Version, w.Log = thisBuild().Version, slog.New(slog.NewTextHandler(p.stderr, nil))
+	w.Version = thisBuild().Version
+	w.Log, _ = p.newLog(cfg)
 	if err := w.Validate(); err != nil {
 		return usagef("correlate: %v", err)
+	}
+	held, err := p.hold(cfg)
+	if err != nil {
+		return err
+	}
+	if err := held.drop(nil); err != nil {
+		return err
 	}
 	c := natsConfig(cfg)
 	c.Name, c.Observations, c.Log = w.Name, true, w.Log
@@ -79,11 +88,20 @@ func (p *program) correlate(ctx context.Context, cfg *config.Config, w fleet.Wor
 	if err != nil {
 		return err
 	}
-	w.Log.Info("correlating", "worker", w.Name, "nats", b.URL(), "partitions", w.Partitions)
+	report := &workerReport{b: b, w: worker, cfg: &w, start: time.Now()}
+	svc, err := p.openService(report.service(cfg), w.Log)
+	if err != nil {
+		return err
+	}
+	defer svc.close()
+	if err := held.confine(); err != nil {
+		return err
+	}
+	w.Log.Info("correlating", "worker", w.Name, "nats", b.URL(), "partitions", w.Partitions, "rights", held)
+	svc.start(ctx)
 
 	var beating sync.WaitGroup
 	stop := make(chan struct{})
-	report := &workerReport{b: b, w: worker, cfg: &w, start: time.Now()}
 	beating.Go(func() { report.run(stop) })
 	err = worker.Run(ctx)
 	close(stop)
@@ -127,6 +145,28 @@ func (r *workerReport) run(stop <-chan struct{}) {
 				r.record(now)
 			}
 		}
+	}
+}
+
+// service describes a worker.
+func (r *workerReport) service(cfg *config.Config) serviceConfig {
+	return serviceConfig{
+		metrics: cfg.Metrics,
+		collect: &workerCollector{b: r.b, w: r.w, cfg: cfg, start: r.start},
+		parts:   []health.Part{{Name: "publisher", Count: func() uint64 { return r.b.Condition().Turns }}},
+		ready: func() error {
+			if c := r.b.Condition(); !c.Connected {
+				return errors.New("nats is not connected")
+			} else if c.Failing {
+				return errSpoolFailing
+			}
+			return nil
+		},
+		status: func() string {
+			s := r.w.Stats()
+			return fmt.Sprintf("%s, %s, %s", count(uint64(s.Partitions), "part", "parts"),
+				count(s.Observations, "observation", "observations"), count(s.Hits, "hit", "hits"))
+		},
 	}
 }
 

@@ -69,7 +69,7 @@ func TestRunStartsWatchesEnds(t *testing.T) {
 			return <-ended
 		}
 	}
-	stopRun := start(&sensed, "run", "-i", "lo", "--listen", address, "--state-dir", t.TempDir(), "--sensor", "tester")
+	stopRun := start(&sensed, "run", "-i", "lo", "--listen", address, "--state-dir", t.TempDir()+"/state", "--sensor", "tester")
 	sensed.await(t, "msg=capturing")
 	stopWatch := start(&watched, "watch", "--nats", "nats://"+address)
 	watched.await(t, "waiting for hits")

@@ -25,6 +25,7 @@ func mainStatus() int {
 		stdout:  os.Stdout,
 		stderr:  os.Stderr,
 		environ: os.Environ(),
+		alone:   true,
 	}
 	return p.run(ctx, os.Args[1:])
 }
@@ -34,6 +35,7 @@ type program struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	environ        []string // NAME=value
+	alone          bool     // the process does nothing else: what it gives up, nobody misses
 }
 
 // getenv returns an environment variable, "" when it is not set.

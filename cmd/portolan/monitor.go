@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"portolan/bpffilter"
@@ -35,6 +36,7 @@ type monitor struct {
 	log     *slog.Logger
 	known   *learned       // saved now and then; may be nil
 	tap     *dnstap.Server // may be nil
+	saw     atomic.Pointer[view]
 
 	start     time.Time
 	printed   bool
@@ -46,9 +48,18 @@ type monitor struct {
 	saved     time.Time
 }
 
+// view is what the monitor saw when it looked last, for those who ask at other times.
+type view struct {
+	at       time.Time
+	snapshot snapshot
+	coverage coverage.Assessment
+	line     string // the coverage line
+}
+
 // snapshot is what all parts had counted at one moment.
 type snapshot struct {
-	stats     sensor.Stats
+	stats     sensor.Stats   // of all sensors
+	each      []sensor.Stats // of each
 	correlate correlate.Stats
 	lost      lostMessages
 	allowed   uint64 // final hits that allow rules kept back
@@ -72,6 +83,7 @@ func (m *monitor) snapshot() snapshot {
 	s.allowed = kept.total()
 	for _, x := range m.sensors {
 		n := x.Stats()
+		s.each = append(s.each, n)
 		s.stats.Add(&n)
 	}
 	m.line.own.leaveOut(&s.correlate)
@@ -106,9 +118,11 @@ func (m *monitor) look() {
 		span = event.TimeOf(now).Sub(began)
 	}
 	v := coverage.Assess(&counts, &s.view, coverage.Source{Live: true, Span: span, SelfTest: m.line.tester.failed()})
+	line := m.coverageLine(&s, &v, now.Sub(m.start))
+	m.saw.Store(&view{now, s, v, line})
 	if !m.printed && now.Sub(m.start) >= coverageLineAfter {
 		m.printed, m.verdict = true, v.Verdict
-		fmt.Fprintln(m.to, m.coverageLine(&s, &v, now.Sub(m.start)))
+		fmt.Fprintln(m.to, line)
 	}
 	if m.printed && v.Verdict != m.verdict {
 		m.verdict = v.Verdict

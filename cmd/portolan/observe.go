@@ -23,7 +23,7 @@ func openObservations(cfg *config.Config, b *bus.Bus, log *slog.Logger) (*fleet.
 }
 
 // observationsTimeout is how long the server may take for the last observations.
-const observationsTimeout = 5 * time.Second
+const observationsTimeout = 2 * time.Second
 
 // closeObservations sends the rest. What is lost was lost to the workers, so it is said.
 func (l *pipeline) closeObservations() error {

@@ -38,6 +38,7 @@ type pipeline struct {
 	beside func(ctx context.Context) error // takes in what does not come from a device, until ctx ends; may be nil
 
 	queue   chan correlate.Hit
+	taken   atomic.Uint64        // hits out of the queue
 	lost    atomic.Uint64        // hits that did not fit the queue, or could not be encoded
 	context atomic.Pointer[seen] // what was seen, as of the last second
 	chance  atomic.Pointer[chanceReport]
@@ -129,6 +130,7 @@ func (l *pipeline) run(ctx context.Context, sensors []*sensor.Sensor, report fun
 // publish hands each hit to the bus until the queue is closed.
 func (l *pipeline) publish() {
 	for h := range l.queue {
+		l.taken.Add(1)
 		if selftest.Marked(&h.Connection) {
 			l.own.take(&h)
 			l.tester.see(&h)

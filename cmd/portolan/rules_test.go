@@ -91,6 +91,9 @@ func onlyIn() []struct {
 		{"github.com/cilium/ebpf/...", []string{"portolan/bpffilter", "portolan/cmd/internal/endpoint/kernel", "portolan/cmd/internal/lab"},
 			"one package filters in the kernel, one sees there which process connects, and the lab sends and counts there"},
 		{"github.com/vishvananda/...", []string{"portolan/cmd/internal/lab"}, "only the lab makes networks"},
+		{"github.com/prometheus/...", []string{"portolan/cmd/portolan"}, "metrics are made of counts that parts keep anyway"},
+		{"github.com/landlock-lsm/...", []string{"portolan/cmd/internal/sandbox"}, "one package gives rights up"},
+		{"kernel.org/...", []string{"portolan/cmd/internal/sandbox"}, "one package changes all threads"},
 		{"github.com/goccy/go-yaml/...", []string{"portolan/cmd/internal/config"}, "one package reads configuration"},
 	}
 }

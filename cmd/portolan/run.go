@@ -25,7 +25,8 @@ func runCommand() *command {
 to the server that --nats names, else to one inside the process, which "portolan watch" on
 this host finds by itself. DNS servers can tell by dnstap of lookups that the mirror does not show;
 without a device their lookups alone are taken in, and published with --observations. Within 10 s it prints on stderr what can be seen here. Capturing
-needs root or CAP_NET_RAW. SIGINT and SIGTERM end it cleanly.`,
+needs root or CAP_NET_RAW; what is not needed any more once all is open is given up. SIGINT
+and SIGTERM end it cleanly, SIGHUP has it read its configuration again, but from a terminal.`,
 		example: []string{"sudo portolan run -i eth1 --sensor hq-egress"},
 		declare: func(o *options) action {
 			asJSON, quiet := false, false
@@ -41,7 +42,7 @@ needs root or CAP_NET_RAW. SIGINT and SIGTERM end it cleanly.`,
 				"nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "nats.domain", "nats.listen", "state_dir", "spool",
 				"alert", "watch", "address_window", "port_window", "max_ttl", "hold", "memory",
 				"answers_per_client", "pending_per_client", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses",
-				"observations.partitions", "observations.zone", "attribution.expected", "selftest")
+				"observations.partitions", "observations.zone", "attribution.expected", "selftest", "metrics.listen", "user", "sandbox", "log_level")
 			return func(ctx context.Context, p *program, args []string) error {
 				if len(args) > 0 {
 					return &usageError{text: fmt.Sprintf("run: unexpected argument %q", args[0]), hint: "the device goes after -i"}
@@ -54,20 +55,28 @@ needs root or CAP_NET_RAW. SIGINT and SIGTERM end it cleanly.`,
 					return &usageError{text: "run: no device to capture on", hint: "name it with -i; ip link lists them"}
 				}
 				show := newPrinter(bufio.NewWriter(p.stdout), asJSON, quiet, p.useColor(p.stdout))
-				return p.live(ctx, &cfg, show)
+				return p.live(ctx, &cfg, func() (config.Config, error) { return o.load(p) }, show)
 			}
 		},
 	}
 }
 
-// live wires capture, correlation and publishing together, and runs until ctx ends.
-func (p *program) live(ctx context.Context, cfg *config.Config, show *printer) (err error) {
-	log := slog.New(slog.NewTextHandler(p.stderr, nil))
+// live wires capture, correlation and publishing together, and runs until ctx ends. It gives up
+// privileges when the devices are open, and files and networks when all is; load reads the configuration again.
+func (p *program) live(ctx context.Context, cfg *config.Config, load func() (config.Config, error), show *printer) (err error) {
+	log, level := p.newLog(cfg)
+	held, err := p.hold(cfg)
+	if err != nil {
+		return err
+	}
 	sensors, err := openSensors(cfg, log)
 	if err != nil {
 		return err
 	}
 	defer closeSensors(sensors)
+	if err := held.drop(sensors); err != nil {
+		return err
+	}
 	b, err := openBus(ctx, cfg, log, true)
 	if err != nil {
 		return err
@@ -84,14 +93,23 @@ func (p *program) live(ctx context.Context, cfg *config.Config, show *printer) (
 	if err != nil {
 		return err
 	}
-	log.Info("capturing", "device", strings.Join(cfg.Device, ","), "filter", inForce(sensors), "sensor", cfg.Sensor, "nats", b.URL(), "state", cfg.StateDir)
-
 	known, err := openLearned(cfg, line.baseline, log)
 	if err != nil {
 		return err
 	}
 	watch := newMonitor(line, sensors, p.stderr, log)
 	watch.known, watch.tap = known, tap
+	svc, err := p.openService(runService(cfg, watch, &reloader{cfg: *cfg, load: load, level: level, line: line, log: log}), log)
+	if err != nil {
+		return err
+	}
+	defer svc.close()
+	if err := held.confine(); err != nil {
+		return err
+	}
+	log.Info("capturing", "device", strings.Join(cfg.Device, ","), "filter", inForce(sensors), "sensor", cfg.Sensor, "nats", b.URL(), "state", cfg.StateDir,
+		"rights", held)
+	svc.start(ctx)
 	endTests, err := startSelfTests(ctx, line, log)
 	if err != nil {
 		return err

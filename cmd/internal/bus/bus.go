@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -113,6 +115,10 @@ func (c *Config) spools() bool { return c.Spool > 0 && !c.Reader }
 
 func (c *Config) spoolPath() string { return filepath.Join(c.StateDir, "spool") }
 
+// closeTimeout is how long a server that is slow may hold up the end of a process whose messages are safe: service
+// managers give it a few seconds.
+const closeTimeout = 2 * time.Second
+
 // spoolMemory bounds messages that are not on disk yet, or cannot get there, in bytes.
 const spoolMemory = 64 << 20
 
@@ -210,13 +216,17 @@ func (b *Bus) open(ctx context.Context) (err error) {
 // password: "in-process" for an embedded server that does not listen.
 func (b *Bus) URL() string { return b.at }
 
-// Close sends what waits, for at most Config.Timeout and as long as the server takes it, then
-// disconnects, stops the embedded server and releases the state directory. What is in the
-// spool is sent by the next process. The error says how many messages are lost. Subscribe calls
+// Close sends what waits, for at most Config.Timeout, or closeTimeout where there is a spool, and as long
+// as the server takes it, then disconnects, stops the embedded server and releases the state
+// directory. What is in the spool is sent by the next process. The error says how many messages are lost. Subscribe calls
 // that still run return.
 func (b *Bus) Close() error {
 	b.closeOnce.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), b.cfg.Timeout)
+		timeout := b.cfg.Timeout
+		if b.pub.durable {
+			timeout = min(timeout, closeTimeout)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
 		b.pub.summarize(time.Time{})
 		giveUp := func() bool { return false }
@@ -407,6 +417,29 @@ func serverURLs(list string) ([]*url.URL, error) {
 		urls = append(urls, u)
 	}
 	return urls, nil
+}
+
+// Endpoints returns the hosts and the TCP ports of a comma-separated list of servers; none of a list that cannot be
+// read.
+func Endpoints(list string) (hosts []string, ports []uint16) {
+	urls, err := serverURLs(list)
+	if err != nil {
+		return nil, nil
+	}
+	for _, u := range urls {
+		hosts = append(hosts, u.Hostname())
+		port := u.Port()
+		if port == "" {
+			port = map[string]string{"ws": "80", "wss": "443"}[u.Scheme]
+		}
+		if port == "" {
+			port = "4222" // the client library's default
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err == nil && !slices.Contains(ports, uint16(n)) {
+			ports = append(ports, uint16(n))
+		}
+	}
+	return hosts, ports
 }
 
 // redact returns a list of servers without users, passwords and whatever else is not

@@ -88,12 +88,12 @@ func newLimiter(cfg Limit) *limiter {
 // allow reports whether m may be published; otherwise it counts for a summary. A later
 // revision of a hit that was published may pass on credit: a retraction must not be lost.
 func (l *limiter) allow(m *Message, now time.Time) bool {
-	if l.cfg.Burst == 0 || m.enriched() {
-		return true
-	}
 	k := bucketKey{m.Portolan.Zone, m.Source.IP, m.Portolan.Calc.Hypothesis, m.Portolan.Level}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.cfg.Burst == 0 || m.enriched() {
+		return true
+	}
 	b := l.buckets[k]
 	if b == nil {
 		if len(l.buckets) >= maxBuckets {
@@ -122,6 +122,13 @@ func (l *limiter) allow(m *Message, now time.Time) bool {
 	l.suppressed.Add(1)
 	b.suppress(m, now)
 	return false
+}
+
+// set replaces the bounds. What buckets hold stays, up to the new bound.
+func (l *limiter) set(cfg Limit) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cfg = cfg
 }
 
 func (l *limiter) refill(b *bucket, now time.Time) {

@@ -220,6 +220,29 @@ func (b *Bus) PublishStats() PublishStats {
 	return s
 }
 
+// SetLimit replaces the limit on hits of one client and hypothesis.
+func (b *Bus) SetLimit(l Limit) error {
+	if err := l.Validate(); err != nil {
+		return fmt.Errorf("bus: %w", err)
+	}
+	b.pub.limit.set(l)
+	return nil
+}
+
+// Condition is how publishing stands at a moment.
+type Condition struct {
+	Connected  bool
+	Failing    bool   // the disk takes nothing
+	SpoolBytes int64  // that waiting messages take on disk
+	Turns      uint64 // how often the publisher looked for something to do: once a second at least, unless it hangs
+}
+
+// Condition returns how publishing stands now.
+func (b *Bus) Condition() Condition {
+	s := b.pub.spool.Stats()
+	return Condition{Connected: b.connected.Load(), Failing: s.Failing, SpoolBytes: s.Bytes, Turns: b.pub.turns.Load()}
+}
+
 // Delivery is what a sensor says of the sequences of its messages, so that a subscriber can
 // prove that it missed none: each sequence up to Sequence either came, or will come, or is named
 // in the Missing of some coverage record. A sequence may come although it is named.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -50,6 +51,7 @@ type publisher struct {
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when the goroutine has ended
 	started bool
+	turns   atomic.Uint64 // how often the goroutine looked for something to do
 
 	mu       sync.Mutex
 	stats    PublishStats // Stored, Duplicates, Retried, Unstored
@@ -167,6 +169,7 @@ func (p *publisher) run(ctx context.Context) {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	for {
+		p.turns.Add(1)
 		select {
 		case <-ctx.Done():
 			return

@@ -5,6 +5,7 @@ package config
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -33,6 +34,10 @@ type Config struct {
 	StateDir    string // the spool, the embedded server's streams, what was learned
 	Spool       int64  // bytes of disk for what waits for NATS
 	Limit       Limit
+	Metrics     Metrics
+	User        string     // to become once the devices are open; empty for none
+	Sandbox     string     // SandboxAuto, SandboxRequired or SandboxOff
+	LogLevel    slog.Level // least level of what is logged
 	Correlate   correlate.Config
 	SelfTest    time.Duration // between two self-tests of a live sensor; 0 for none
 
@@ -42,6 +47,20 @@ type Config struct {
 
 	file   string            // that was read; "" for none
 	origin map[string]string // by key; keys that are missing have their default
+}
+
+// Whether to give up what is not needed any more.
+const (
+	SandboxAuto     = "auto"     // as far as the kernel can
+	SandboxRequired = "required" // or end
+	SandboxOff      = "off"
+)
+
+// Metrics says where metrics and health can be asked for. Off loopback all fields have to be set.
+type Metrics struct {
+	Listen    string // HOST:PORT; empty: nowhere
+	Cert, Key string // paths of PEM files
+	TokenFile string // path of a file whose first line is the token
 }
 
 // Observations says whether and how what was decoded is published for portolan correlate.
@@ -90,6 +109,7 @@ func Default() Config {
 		NATS:      NATS{Listen: "127.0.0.1:4222"},
 		StateDir:  defaultStateDir(os.Geteuid(), os.Getenv),
 		Spool:     512 << 20,
+		Sandbox:   SandboxAuto,
 		Limit:     Limit{Burst: 100, PerMinute: 60, Every: time.Minute},
 		Correlate: correlate.DefaultConfig(),
 		SelfTest:  time.Hour,
@@ -111,6 +131,16 @@ func (c *Config) Origin(key string) string {
 	return "default"
 }
 
+// Changed returns the keys whose values differ between c and o, in the order in which they are shown.
+func (c *Config) Changed(o *Config) (keys []string) {
+	for _, s := range Settings() {
+		if s.field(c).String() != s.field(o).String() {
+			keys = append(keys, s.Key)
+		}
+	}
+	return keys
+}
+
 var sensorName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // Validate checks what no value shows by itself. The error names the key.
@@ -125,6 +155,9 @@ func (c *Config) Validate() error {
 	}
 	if (c.NATS.Cert == "") != (c.NATS.Key == "") {
 		return fmt.Errorf("nats.cert and nats.key: one without the other")
+	}
+	if c.Metrics.Listen == "" && c.Metrics != (Metrics{}) {
+		return fmt.Errorf("metrics.cert, metrics.key and metrics.token_file: metrics.listen is not set that they could serve")
 	}
 	if c.NATS.Creds != "" && c.NATS.NKey != "" {
 		return fmt.Errorf("nats.creds and nats.nkey: only one of them can be used")

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"net/netip"
 	"slices"
@@ -77,6 +78,35 @@ func (v *prefilter) Set(s string) error {
 }
 
 func (v *prefilter) String() string { return string(*v) }
+
+// choice is one of a few words.
+type choice struct {
+	to  *string
+	all []string
+}
+
+func (v *choice) Set(s string) error {
+	if !slices.Contains(v.all, s) {
+		return fmt.Errorf("%q is not one of %q", s, v.all)
+	}
+	*v.to = s
+	return nil
+}
+
+func (v *choice) String() string { return *v.to }
+
+type logLevel slog.Level
+
+func (v *logLevel) Set(s string) error {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(s)); err != nil || strings.ContainsAny(s, "+-") {
+		return fmt.Errorf("%q is not one of debug, info, warn and error", s)
+	}
+	*v = logLevel(l)
+	return nil
+}
+
+func (v *logLevel) String() string { return strings.ToLower(slog.Level(*v).String()) }
 
 type boolean bool
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
 	"portolan/cmd/internal/endpoint"
 	"portolan/correlate/attribute"
@@ -79,10 +77,8 @@ osquery and laurel. Lines that name another host are refused, and counted.`,
 // endpoint watches this host until ctx ends.
 func (p *program) endpoint(ctx context.Context, cfg *config.Config, c endpoint.Config, source string, asJSON bool) (err error) {
 	c.Log = slog.New(slog.NewTextHandler(p.stderr, nil))
-	var to recordSink
-	if asJSON {
-		to = &recordPrinter{to: bufio.NewWriter(p.stdout)}
-	} else {
+	emit := func(r *attribute.Record) error { return printRecord(p.stdout, r) }
+	if !asJSON {
 		// A spool of its own: a sensor may run on this host.
 		cfg.Sensor, cfg.StateDir = c.HostID, filepath.Join(cfg.StateDir, "endpoint")
 		b, e := openBus(ctx, cfg, c.Log, true)
@@ -90,9 +86,11 @@ func (p *program) endpoint(ctx context.Context, cfg *config.Config, c endpoint.C
 			return e
 		}
 		defer func() { err = errors.Join(err, b.Close()) }()
-		to = &recordPublisher{bus: b}
+		if emit = b.PublishEndpoint; source == "-" { // what is read can wait
+			emit = func(r *attribute.Record) error { return b.PublishEndpointWait(ctx, r) }
+		}
 	}
-	agent, err := endpoint.New(c, to.record)
+	agent, err := endpoint.New(c, emit)
 	if err != nil {
 		return err
 	}
@@ -100,11 +98,11 @@ func (p *program) endpoint(ctx context.Context, cfg *config.Config, c endpoint.C
 	err = p.watchEndpoint(ctx, agent, source)
 	s := agent.Stats()
 	if s.Records == 0 {
-		return errors.Join(err, to.err())
+		return err
 	}
 	fmt.Fprintf(p.stderr, "portolan: %s in %v; %d lost, %d refused\n", count(s.Records, "record", "records"),
 		time.Since(start).Round(time.Second), s.Lost, s.Refused)
-	return errors.Join(err, to.err())
+	return err
 }
 
 // watchEndpoint runs the agent on its source, and says in its first line what can be seen.
@@ -137,50 +135,14 @@ func endpointHint(err error) string {
 	return ""
 }
 
-// recordSink takes an agent's records.
-type recordSink interface {
-	record(*attribute.Record)
-	err() error // the first
-}
-
-// recordPrinter writes records as lines, each at once.
-type recordPrinter struct {
-	to    *bufio.Writer
-	buf   []byte
-	first error
-}
-
-func (w *recordPrinter) record(r *attribute.Record) {
-	b, err := r.Append(w.buf[:0])
+// printRecord writes a record as a line, at once.
+func printRecord(w io.Writer, r *attribute.Record) error {
+	b, err := r.Append(nil)
 	if err == nil {
-		w.buf = append(b, '\n')
-		_, err = w.to.Write(w.buf)
+		_, err = w.Write(append(b, '\n'))
 	}
-	if err == nil {
-		err = w.to.Flush()
+	if err != nil {
+		return fmt.Errorf("print record %s: %w", r.ID, err)
 	}
-	if w.first == nil {
-		w.first = err
-	}
+	return nil
 }
-
-func (w *recordPrinter) err() error {
-	if w.first == nil || errors.Is(w.first, io.ErrClosedPipe) {
-		return nil
-	}
-	return fmt.Errorf("print records: %w", w.first)
-}
-
-// recordPublisher hands records to the spool. What finds no room is counted there.
-type recordPublisher struct {
-	bus   *bus.Bus
-	first error
-}
-
-func (w *recordPublisher) record(r *attribute.Record) {
-	if err := w.bus.PublishEndpoint(r); err != nil && !errors.Is(err, bus.ErrQueueFull) && w.first == nil {
-		w.first = err
-	}
-}
-
-func (w *recordPublisher) err() error { return w.first }

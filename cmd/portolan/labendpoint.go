@@ -112,11 +112,7 @@ func startLabEndpoint(ctx context.Context, source string, to *bus.Bus, password 
 			err = errors.Join(err, e.close())
 		}
 	}()
-	e.agent, err = endpoint.New(c, func(r *attribute.Record) {
-		if err := to.PublishEndpoint(r); err != nil {
-			e.fail(err)
-		}
-	})
+	e.agent, err = endpoint.New(c, to.PublishEndpoint)
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,7 @@ type Agent struct {
 
 	seen uint64 // lines and messages of audit records and other tools
 
-	records, lost, refused atomic.Uint64
+	records, lost, untaken, refused atomic.Uint64
 }
 
 // waiting is a record that is held for what may still be learned.
@@ -86,7 +86,7 @@ func New(cfg Config, emit Emit) (*Agent, error) {
 
 // Stats returns what the agent did so far.
 func (a *Agent) Stats() Stats {
-	return Stats{Records: a.records.Load(), Lost: a.lost.Load(), Refused: a.refused.Load()}
+	return Stats{Records: a.records.Load(), Lost: a.lost.Load() + a.untaken.Load(), Refused: a.refused.Load()}
 }
 
 // RunKernel hands on what eBPF programs see, until ctx ends, and calls ready once they see
@@ -314,7 +314,9 @@ func (a *Agent) giveHost(now time.Time, source string) {
 
 func (a *Agent) give(r *attribute.Record) {
 	a.records.Add(1)
-	a.emit(r)
+	if err := a.emit(r); err != nil && a.untaken.Add(1) == 1 {
+		a.cfg.Log.Warn("a record is lost; others like it are counted", "error", err)
+	}
 }
 
 // unset is an address of no host.

@@ -85,13 +85,14 @@ func MachineID() (string, error) {
 
 var errNoMachineID = errors.New("/etc/machine-id holds no id")
 
-// Emit takes a record, which is valid during the call only. One goroutine at a time calls it.
-type Emit func(*attribute.Record)
+// Emit takes a record, which is valid during the call only. An error means that the record is lost. One
+// goroutine at a time calls it.
+type Emit func(*attribute.Record) error
 
 // Stats counts what an agent did. All counts are since its start.
 type Stats struct {
-	Records uint64 // handed on, Host records among them
-	Lost    uint64 // by the kernel or for lack of room, and so missing
+	Records uint64 // handed on, Host records and those that Emit could not take among them
+	Lost    uint64 // by the kernel, or because Emit could not take them
 	Refused uint64 // messages that could not be used
 }
 

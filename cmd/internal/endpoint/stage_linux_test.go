@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -165,13 +166,28 @@ func (s *stage) listen(t testing.TB, addr string) netip.AddrPort {
 	return netip.MustParseAddrPort(l.Addr().String())
 }
 
+// compiled is the program of testdata/act.c.
+var compiled = sync.OnceValues(func() (program []byte, err error) {
+	dir, err := os.MkdirTemp("", "portolan-act-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	path := filepath.Join(dir, "act")
+	if out, err := exec.Command("gcc", "-static", "-O1", "-o", path, "testdata/act.c").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("compile testdata/act.c: %w\n%s", err, out)
+	}
+	return os.ReadFile(path)
+})
+
 // actor is a program of its own that does what its arguments say (testdata/act.c).
 func actor(t testing.TB, name string) string {
 	t.Helper()
+	program, err := compiled()
+	need(t, err)
 	path := filepath.Join(t.TempDir(), name)
-	out, err := exec.Command("gcc", "-static", "-O1", "-o", path, "testdata/act.c").CombinedOutput()
-	if err != nil {
-		need(t, fmt.Errorf("compile testdata/act.c: %w\n%s", err, out))
+	if err := os.WriteFile(path, program, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	return path
 }
@@ -224,10 +240,11 @@ type watched struct {
 func watch(t testing.TB, cfg Config, run func(a *Agent, ctx context.Context, ready func()) error) *watched {
 	t.Helper()
 	w := &watched{}
-	a, err := New(cfg, func(r *attribute.Record) {
+	a, err := New(cfg, func(r *attribute.Record) error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.records = append(w.records, *r)
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -8,6 +9,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"portolan/correlate/attribute"
 )
 
 func TestContainerID(t *testing.T) {
@@ -136,5 +139,28 @@ func TestClock(t *testing.T) {
 	c.boot += 1e9
 	if err := c.adjust(time.Now().Add(3 * clockEvery)); err != nil || c.boot.Sub(boot) > clockOff {
 		t.Errorf("a clock that was set by 1 s is off by %v (%v)", c.boot.Sub(boot), err)
+	}
+}
+
+// TestUntaken: records that nobody could take are counted as lost, and the host says so.
+func TestUntaken(t *testing.T) {
+	var lost []uint64
+	a, err := New(testConfig(), func(r *attribute.Record) error {
+		if r.Kind == attribute.Host {
+			lost = append(lost, r.About.Lost)
+			return nil
+		}
+		return errors.New("no room")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.NewReader(auditLines(1, 1001) + auditLines(2, 1002))
+	if err := a.RunLines(t.Context(), lines, func() {}); err != nil {
+		t.Fatal(err)
+	}
+	a.giveHost(time.Now(), sourceLines)
+	if s := a.Stats(); s.Lost != 2 || s.Records != 4 || !slices.Equal(lost, []uint64{0, 2}) {
+		t.Errorf("%+v, and Host records say %d, want 2 lost in the second", s, lost)
 	}
 }

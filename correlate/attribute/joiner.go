@@ -145,8 +145,11 @@ func (j *Joiner) ObserveHit(dst []Finding, h *Hit, now event.Time) []Finding {
 		}
 		return dst
 	}
-	// What a hit is joined by stays what its first revision said: the connection is the same.
+	// The connection is the same in every revision; what the sensor knows of its host may have come since.
 	e.Revision, e.Ref = h.Revision, h.Ref
+	if h.Host != "" {
+		e.Host = strings.Clone(brief(h.Host))
+	}
 	return j.weigh(dst, e, now)
 }
 

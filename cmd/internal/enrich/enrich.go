@@ -258,6 +258,9 @@ func joined(m *bus.Message, id [16]byte, sensor uint32, sequence uint64) attribu
 		Src: netipPort(m.Source.IP, m.Source.Port), Dst: netipPort(m.Destination.IP, m.Destination.Port),
 		CommunityID: m.Network.CommunityID, Name: m.Portolan.Lookup.Name, LookupTime: event.TimeOf(m.Portolan.Lookup.Time),
 	}
+	if x := m.Portolan.Attribution.Host; x != nil && !x.Contested && len(x.Names) > 0 {
+		h.Host = x.Names[0].Name
+	}
 	if m.Network.Transport == event.UDP.String() {
 		h.Proto = event.UDP
 	}

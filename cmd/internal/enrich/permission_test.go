@@ -24,7 +24,7 @@ func TestPermissions(t *testing.T) {
 		users = append(users, fmt.Sprintf("{ user: %q, password: pw, permissions: { publish: { allow: [%s] }, subscribe: { allow: [%s] } } }",
 			name, quoted(p.Publish), quoted(p.Subscribe)))
 	}
-	s := natstest.Start(t, "hub", "accounts { P { jetstream: enabled, users: [\n"+strings.Join(users, "\n")+"\n] } }")
+	s := natstest.Start(t, "hub", fmt.Sprintf("jetstream { store_dir: %q }\n", t.TempDir())+"accounts { P { jetstream: enabled, users: [\n"+strings.Join(users, "\n")+"\n] } }")
 	as := func(name string) string { return strings.Replace(s.URL, "nats://", "nats://"+name+":pw@", 1) }
 
 	seen := follow(t, open(t, "admin", as("admin"))) // which also makes the streams

@@ -265,7 +265,7 @@ func TestBounds(t *testing.T) {
 	cfg := smallConfig()
 	cfg.HitBytes, cfg.RecordBytes, cfg.HostBytes = minBytes, minBytes, minBytes
 	j := newJoiner(t, cfg)
-	const n = 20000
+	const n = 2500
 	for i := range n {
 		now := noon.Add(time.Duration(i) * time.Millisecond)
 		j.Advance(nil, now)

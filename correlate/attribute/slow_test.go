@@ -234,6 +234,7 @@ func (s *slow) find(h *Hit) (f Finding) {
 // world makes hosts, hits and records that often, and often do not, belong together.
 func world(rng *rand.Rand) *slow {
 	s := &slow{cfg: smallConfig()}
+	s.cfg.HitBytes, s.cfg.RecordBytes, s.cfg.HostBytes = 1<<20, minBytes, minBytes // enough: nothing has to make room
 	s.cfg.NAT = []NAT{
 		{Inside: netip.MustParsePrefix("10.0.0.0/29"), Outside: netip.MustParsePrefix("203.0.113.8/29")},
 		{Inside: netip.MustParsePrefix("10.0.0.0/29"), Outside: netip.MustParsePrefix("203.0.113.77/32")},
@@ -351,10 +352,7 @@ func play(t *testing.T, s *slow, rng *rand.Rand, joiners int) map[[16]byte]Findi
 // TestDefinition: whatever the order in which hits and records come, how often, and to how many joiners,
 // the last word is that of the definition.
 func TestDefinition(t *testing.T) {
-	rounds := 600
-	if testing.Short() {
-		rounds = 200
-	}
+	const rounds = 300
 	seen := map[string]int{}
 	for seed := range rounds {
 		rng := rand.New(rand.NewPCG(uint64(seed), 7))

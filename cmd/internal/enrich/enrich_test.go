@@ -354,12 +354,17 @@ func TestHostile(t *testing.T) {
 	w.publish(w.says(1), liar, lie)
 	w.flush()
 	w.publishHit(w.hit(1))
-	a := seen.status(w.hit(1).ID, attribute.Unmatched, 1).Portolan.Attribution
-	if a.Process != nil || a.Refused != 1 || a.Endpoint == nil || a.Endpoint.ID != "host-1" {
+	a := seen.await("that tells of the refused record", func(m *bus.Message) bool { return m.Portolan.Attribution.Refused > 0 }).Portolan.Attribution
+	if a.Status != "unmatched" || a.Process != nil || a.Refused != 1 || a.Endpoint == nil || a.Endpoint.ID != "host-1" {
 		t.Errorf("%+v", a)
 	}
-	c := e.Counts()
 	want := map[string]uint64{refusedForeign: 2, refusedDamaged: 3, refusedImplausible: 1}
+	var c bus.EnrichCounts
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if c = e.Counts(); c.Foreign == 1 && reflect.DeepEqual(c.Refused, want) {
+			break
+		}
+	}
 	if !reflect.DeepEqual(c.Refused, want) || c.Foreign != 1 || len(c.Examples) != 3 {
 		t.Errorf("refused %v (%v), %d foreign; want %v", c.Refused, c.Examples, c.Foreign, want)
 	}
@@ -447,7 +452,7 @@ func final(t *testing.T, url string) map[string]string {
 // TestKilled: an enricher that is killed while it works, and another that works beside it for a while,
 // leave the same revisions behind as one that nobody disturbed.
 func TestKilled(t *testing.T) {
-	const hosts = 300
+	const hosts = 120
 	base := time.Now().Add(-time.Minute).UTC()
 	play := func(disturb bool) map[string]string {
 		url := natstest.Start(t, "hub", "").URL

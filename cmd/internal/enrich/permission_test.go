@@ -35,7 +35,7 @@ func TestPermissions(t *testing.T) {
 	one.flush()
 
 	c := busConfig("host-2", as("host-2"))
-	c.Timeout = 5 * time.Second
+	c.Timeout = 2 * time.Second // in which no acknowledgement will come
 	b, err := bus.Open(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

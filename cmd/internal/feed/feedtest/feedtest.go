@@ -21,7 +21,11 @@ type Log struct {
 // Lookup writes a line.
 func (l *Log) Lookup(x *event.Lookup) {
 	l.Lookups++
-	fmt.Fprintf(l, "%s\n", x.AppendText(nil, l.Base))
+	fmt.Fprintf(l, "%s", x.AppendText(nil, l.Base))
+	if x.Truncated {
+		l.WriteString(" (truncated)")
+	}
+	l.WriteByte('\n')
 }
 
 // Connection writes a line.

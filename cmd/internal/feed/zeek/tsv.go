@@ -109,7 +109,7 @@ func (c *columns) split(dst [][]byte, v []byte) [][]byte {
 	}
 }
 
-// unescape appends what Zeek has written as \xHH.
+// unescape appends what Zeek has written as \xHH, or as \\ for one backslash.
 func unescape(dst, b []byte) []byte {
 	for {
 		i := bytes.IndexByte(b, '\\')
@@ -126,5 +126,8 @@ func unescape(dst, b []byte) []byte {
 			}
 		}
 		dst, b = append(dst, '\\'), b[1:]
+		if len(b) > 0 && b[0] == '\\' {
+			b = b[1:]
+		}
 	}
 }

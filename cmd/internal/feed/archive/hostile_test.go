@@ -126,7 +126,6 @@ func TestMemory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		dns = ""
 		o := &order{}
 		o.each = func() {
 			if o.n%10_000 == 0 {

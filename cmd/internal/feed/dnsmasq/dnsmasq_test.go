@@ -1,6 +1,7 @@
 package dnsmasq
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -60,7 +61,7 @@ func TestRefused(t *testing.T) {
 		"Foo 31 23:59:01 dnsmasq[7]: 1 192.0.2.7/4000 reply a is 192.0.2.1":  errTime,
 		"Dec 32 23:59:01 dnsmasq[7]: 1 192.0.2.7/4000 cached a is 192.0.2.1": errTime,
 	} {
-		if err := New(written).Line([]byte(in), &feedtest.Log{}); err != want {
+		if err := New(written).Line([]byte(in), &feedtest.Log{}); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", in, err, want)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -108,10 +109,11 @@ func TestMessages(t *testing.T) {
 	if text != udpLine+tcpLine {
 		t.Errorf("got\n%s", text)
 	}
-	if len(refused) != 3 || refused[0] != errClient || refused[1] != errLong || refused[2] != errProtobuf {
-		t.Errorf("refused %v", refused)
+	want := []error{errClient, errLong, errProtobuf}
+	if !slices.EqualFunc(refused, want, errors.Is) {
+		t.Errorf("refused %v, want %v", refused, want)
 	}
-	if want := feed.NoConns | feed.NoVLAN | feed.ForeignClock | feed.NoClient; p.Limits() != want || end != io.EOF {
+	if want := feed.NoConns | feed.NoVLAN | feed.ForeignClock | feed.NoClient; p.Limits() != want || !errors.Is(end, io.EOF) {
 		t.Errorf("limits %s, want %s; %v", p.Limits(), want, end)
 	}
 }
@@ -121,7 +123,7 @@ func TestHandshake(t *testing.T) {
 	var reply bytes.Buffer
 	stream := append(control(controlReady, ContentType), control(controlStart, ContentType)...)
 	_, _, _, end := all(append(stream, control(controlStop, "")...), &reply)
-	if want := append(control(controlAccept, ContentType), control(controlFinish, "")...); end != io.EOF || !bytes.Equal(reply.Bytes(), want) {
+	if want := append(control(controlAccept, ContentType), control(controlFinish, "")...); !errors.Is(end, io.EOF) || !bytes.Equal(reply.Bytes(), want) {
 		t.Errorf("answered % x, %v; want % x", reply.Bytes(), end, want)
 	}
 }

@@ -194,7 +194,7 @@ func (p *Parser) flow(e *envelope, to feed.Sink) error {
 	*c = event.Connection{Proto: transport(e.proto), Zone: e.zone()}
 	switch c.Proto {
 	case event.TCP:
-		begun := false
+		var begun bool
 		if c.Start, begun = beginning(e.tcp); !begun {
 			return nil
 		}

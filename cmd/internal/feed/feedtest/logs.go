@@ -47,7 +47,7 @@ const rtt = event.Time(500 * time.Microsecond)
 func zeekAnswers(l *event.Lookup) (answers []string, ttls []string) {
 	for i := range l.Records {
 		r := &l.Records[i]
-		text := ""
+		var text string
 		switch r.Type {
 		case event.A, event.AAAA:
 			text = r.Addr.String()

@@ -71,7 +71,7 @@ func TestMessages(t *testing.T) {
 	if want := "1.5s     lookup     client=192.0.2.7:4000 resolver=192.0.2.53:53 id=9 name=www.example ttl=60 a=192.0.2.1\n"; log.String() != want {
 		t.Errorf("got\n%swant\n%s", log, want)
 	}
-	if len(refused) != 1 || refused[0] != errClient {
+	if len(refused) != 1 || !errors.Is(refused[0], errClient) {
 		t.Errorf("refused %v", refused)
 	}
 }

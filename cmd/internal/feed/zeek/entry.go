@@ -56,7 +56,7 @@ func (p *Parser) connection(to feed.Sink) error {
 	*c = event.Connection{Proto: transport(v[colProto])}
 	switch c.Proto {
 	case event.TCP:
-		begun := false
+		var begun bool
 		if c.Start, begun = beginning(v[colHistory], v[colState]); !begun {
 			return nil
 		}

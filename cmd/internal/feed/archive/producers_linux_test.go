@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"portolan/cmd/internal/feed/dnstap"
+	"portolan/cmd/internal/feed/feedtest"
 	"portolan/sensor/event"
 )
 
@@ -286,6 +287,12 @@ func agree(t *testing.T, coarse bool, records string, whole, withoutDNS []byte) 
 	}
 	if _, mixed := hunt(t, rest, records); !maps.Equal(mixed, found) {
 		t.Errorf("connections of packets and lookups of records give %v, packets alone %v", mixed, found)
+	}
+	var logs feedtest.Logs
+	traffic(t, rest, &logs)
+	_, conn := logs.ZeekTSV()
+	if _, zeek := hunt(t, write(t, t.TempDir(), "conn.log", []byte(conn)), records); !maps.Equal(zeek, found) {
+		t.Errorf("connections of Zeek and lookups of records give %v, packets alone %v", zeek, found)
 	}
 	r, both := hunt(t, packets, records)
 	if !maps.Equal(both, found) || r.Twins == 0 {

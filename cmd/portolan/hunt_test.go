@@ -26,8 +26,8 @@ import (
 // huntWorld is a small site with an implant of each of some families, for two days.
 func huntWorld() traffic.Config {
 	world := traffic.DefaultConfig()
-	world.Clients, world.Implants, world.Duration = 15, 1, 50*time.Hour
-	world.Families = []string{"A1", "A2", "P1", "P2"}
+	world.Clients, world.Implants, world.Duration = 3, 1, 26*time.Hour
+	world.Families = []string{"A1", "P1", "P2"}
 	return world
 }
 
@@ -187,18 +187,18 @@ func TestHuntZeekArchive(t *testing.T) {
 			t.Errorf("no alert of %s among %v", want, rules)
 		}
 	}
-	if len(r.Sources) != 1 || r.Sources[0].Files != 10 || r.Sources[0].Kind != "zeek" || r.Lookups == 0 || r.Sources[0].Refused > 0 {
+	if len(r.Sources) != 1 || r.Sources[0].Files != 6 || r.Sources[0].Kind != "zeek" || r.Lookups == 0 || r.Sources[0].Refused > 0 {
 		t.Errorf("sources %+v", r.Sources)
 	}
-	if len(r.Bins) < 50 {
-		t.Errorf("%d hours of 50", len(r.Bins))
+	if len(r.Bins) < 26 {
+		t.Errorf("%d hours of 26", len(r.Bins))
 	}
 	if two := runHunt(t, "--cores", "2", dir); !reflect.DeepEqual(timeless(two), timeless(r)) {
 		t.Error("two cores report something else than all of them")
 	}
 
 	benign := filepath.Join(t.TempDir(), "benign")
-	world.Clients, world.Implants, world.Families = 40, 0, nil
+	world.Clients, world.Implants, world.Families = 10, 0, nil
 	writeZeek(t, benign, world)
 	if r := runHunt(t, benign); r.Levels[0].Hits != 0 || r.Lookups == 0 {
 		t.Errorf("%d alerts without implants, of %d lookups", r.Levels[0].Hits, r.Lookups)

@@ -11,16 +11,20 @@ import (
 
 // position says how far the events of an archive have been given out.
 type position struct {
-	Given  uint64     // events read, those outside of the hunt's time included
-	Clock  event.Time // latest so far, the event included that comes next
-	Second event.Time // at which the correlator is told the time
+	Given uint64     // events read, those outside of the hunt's time included
+	Clock event.Time // latest so far, the event included that comes next
+	Due   event.Time // when the correlator is told the time
 }
+
+// advanceEvery is how often the correlator is told the time. A baseline has what it says of a minute ready a minute before, so that
+// this is often enough; and batches of so long are worth sharing among workers.
+const advanceEvery = 20e9
 
 // batch is what the feeder hands on.
 type batch struct {
 	events   event.Batch
 	source   []uint16 // where each came from
-	advance  bool     // a second has passed: position.Clock is when the next event comes
+	advance  bool     // the correlator is to be told position.Clock, when the next event comes
 	position position // behind the events
 }
 
@@ -76,9 +80,9 @@ func (f *feeder) admit(t event.Time) bool {
 	}
 	p := &f.position
 	p.Clock = max(p.Clock, t)
-	if second := p.Clock >= p.Second; second || f.b.events.Full() {
-		if f.b.advance = second; second {
-			p.Second = p.Clock + 1e9
+	if due := p.Clock >= p.Due; due || f.b.events.Full() {
+		if f.b.advance = due; due {
+			p.Due = p.Clock.Add(advanceEvery)
 		}
 		f.hand()
 	}
@@ -113,7 +117,7 @@ func (f *feeder) hand() {
 
 // newFeeder returns a feeder that goes on from a position, nil for the beginning.
 func newFeeder(from *position) *feeder {
-	f := &feeder{position: position{Clock: math.MinInt64, Second: math.MinInt64}}
+	f := &feeder{position: position{Clock: math.MinInt64, Due: math.MinInt64}}
 	if from != nil {
 		f.position, f.skip = *from, from.Given
 	}

@@ -125,7 +125,8 @@ func (s *scanner) answers(n uint16) bool {
 			s.budget--
 			s.next += 2
 		} else {
-			from, ok := s.next, false
+			from := s.next
+			var ok bool
 			if owner, ok = s.name(); !ok {
 				return false
 			}

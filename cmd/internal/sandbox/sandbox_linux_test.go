@@ -307,7 +307,7 @@ func dropped() error {
 			return err
 		}
 		if err := unix.Sethostname([]byte("x")); !errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("set the host's name: %w, want %v", err, unix.EPERM)
+			return fmt.Errorf("set the host's name: %w, want EPERM", err)
 		}
 		return nil
 	})
@@ -351,7 +351,7 @@ func otherUser() error {
 			return fmt.Errorf("user %d, group %d; want %d and %d", os.Geteuid(), os.Getegid(), nobody.UID, nobody.GID)
 		}
 		if err := unix.Setuid(0); !errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("become root again: %w, want %v", err, unix.EPERM)
+			return fmt.Errorf("become root again: %w, want EPERM", err)
 		}
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
 		if err != nil {

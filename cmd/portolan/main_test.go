@@ -39,6 +39,18 @@ func TestLiveScripts(t *testing.T) {
 	runScripts(t, "live")
 }
 
+// TestAuditScripts runs where packages are tested one by one: the audit system is the kernel's alone, and a test
+// of another package that ends it would end it for all.
+func TestAuditScripts(t *testing.T) {
+	if os.Getenv("PORTOLAN_LIVE") != "1" {
+		t.Skip("it changes the kernel's audit system: set PORTOLAN_LIVE=1")
+	}
+	if err := lab.Check(); err != nil {
+		t.Fatal(err)
+	}
+	runScripts(t, "audit")
+}
+
 func runScripts(t *testing.T, dir string) {
 	pcap, err := filepath.Abs(filepath.Join("..", "..", "testdata", "pcap"))
 	if err != nil {

@@ -69,7 +69,7 @@ func TestObservationsLive(t *testing.T) {
 		})
 		return out
 	}
-	sensed := start("run", "-i", network.MirrorDevice(), "--quiet", "--sensor", "tap", "--state-dir", t.TempDir(),
+	sensed := start("run", "-i", network.MirrorDevice(), "--quiet", "--sensor", "tap", "--state-dir", t.TempDir()+"/state",
 		"--observations")
 	sensed.await(t, "msg=capturing")
 	worked := start("correlate", "--name", "work-1")

@@ -43,8 +43,9 @@ type monitor struct {
 	verdict   coverage.Verdict // of the last look
 	clock     clockWatch
 	heartbeat time.Time
-	record    time.Time
-	last      snapshot // when the last record was made
+	tried     time.Time // when a record was made
+	record    time.Time // when the last one was handed over
+	last      snapshot  // as of then
 	saved     time.Time
 }
 
@@ -71,7 +72,7 @@ type snapshot struct {
 
 func newMonitor(line *pipeline, sensors []*sensor.Sensor, to io.Writer, log *slog.Logger) *monitor {
 	now := time.Now()
-	return &monitor{line: line, sensors: sensors, to: to, log: log, start: now, heartbeat: now, record: now, saved: now}
+	return &monitor{line: line, sensors: sensors, to: to, log: log, start: now, heartbeat: now, tried: now, record: now, saved: now}
 }
 
 func (m *monitor) snapshot() snapshot {
@@ -137,7 +138,7 @@ func (m *monitor) look() {
 			m.log.Warn("heartbeat not sent", "error", err)
 		}
 	}
-	if now.Sub(m.record) >= recordEvery {
+	if now.Sub(m.tried) >= recordEvery {
 		m.publishRecord(now, &s)
 	}
 	if m.known != nil && now.Sub(m.saved) >= saveEvery {

@@ -14,10 +14,13 @@ import (
 	"portolan/sensor/event"
 )
 
-// publishRecord publishes what happened since the last record.
+// publishRecord publishes what happened since the last record. One that finds no room, as in a spool full of alerts,
+// is made up for by the next, which is of the longer time.
 func (m *monitor) publishRecord(now time.Time, s *snapshot) {
+	m.tried = now
 	if err := m.line.bus.PublishCoverage(m.makeRecord(now, s)); err != nil {
 		m.log.Warn("coverage record not sent", "error", err)
+		return
 	}
 	m.record, m.last = now, *s
 }

@@ -272,7 +272,7 @@ func TestLiveEvents(t *testing.T) {
 	c := rec.all()[0]
 	want := event.Connection{
 		Time: c.Time, Zone: event.Zone{Point: 3}, MAC: event.MAC{2, 0, 0, 0, 0, 2}, Frame: 1,
-		Proto: event.TCP, Start: event.SYN,
+		Proto: event.TCP, Start: event.SYN, Hops: 64,
 		Src: netip.MustParseAddrPort("10.0.0.7:49152"), Dst: netip.MustParseAddrPort("198.51.100.23:10198"),
 	}
 	if c != want {

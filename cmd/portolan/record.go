@@ -76,7 +76,7 @@ func wireOf(n *coverage.Counts, s, o *snapshot) *bus.Wire {
 
 func (m *monitor) clientsOf(v *coverage.View) *bus.Clients {
 	c := &bus.Clients{
-		Known: v.Clients, Answered: v.Answered, Elsewhere: v.Elsewhere, Only: v.Only, Resolvers: v.Resolvers, Shared: v.Alternates,
+		Known: v.Clients, Answered: v.Answered, Elsewhere: v.Elsewhere, Only: v.Only, Resolvers: v.Resolvers, Shared: v.Alternates, NAT: v.NAT,
 		Tenths: m.line.correlator.Survey(),
 	}
 	for i := range v.Examples {

@@ -14,9 +14,10 @@ type Decoder struct {
 	sink    event.Sink
 	now     event.Time
 	number  uint64
-	place        // of the packet that was reached
-	cut     bool // not all of the frame was captured
-	headers int  // taken off by descend, at most maxHeaders
+	place         // of the packet that was reached
+	cut     bool  // not all of the frame was captured
+	headers int   // taken off by descend, at most maxHeaders
+	hops    uint8 // TTL or hop limit of the IP packet read last
 
 	keys      keys
 	starts    starts
@@ -104,9 +105,10 @@ func (d *Decoder) connection(proto event.Proto, start event.Start, e endpoints) 
 	c := &d.conn
 	c.Time, c.Zone, c.Frame, c.Proto, c.Start = d.now, d.zone, d.number, proto, start
 	c.Src, c.Dst = e.addrPorts()
+	c.Hops = d.hops
 	from := d.from
 	if start == event.SYNACK {
-		c.Src, c.Dst, from = c.Dst, c.Src, d.to
+		c.Src, c.Dst, from, c.Hops = c.Dst, c.Src, d.to, 0
 	}
 	from.put(&c.MAC)
 	d.sink.Connection(c)

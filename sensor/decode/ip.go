@@ -54,6 +54,7 @@ func (d *Decoder) ipv4(b []byte) Reason {
 	p := packet{addrs: b[12:20], lost: max(0, total-len(b))}
 	payload := b[header:min(total, len(b))] // what follows is padding
 	proto := b[9]
+	d.hops = b[8]
 	if at := binary.BigEndian.Uint16(b[6:]); at&0x3fff != 0 {
 		f := fragment{offset: int(at&0x1fff) * 8, more: at&0x2000 != 0, proto: proto}
 		f.hash = d.hashFragment(p.addrs, uint32(binary.BigEndian.Uint16(b[4:])), proto)
@@ -87,6 +88,7 @@ func (d *Decoder) ipv6(b []byte) Reason {
 	}
 	p := packet{addrs: b[8:40]}
 	proto, payload := b[6], b[40:]
+	d.hops = b[7]
 	// Length 0 is a jumbogram, or a packet that the NIC had yet to cut into segments.
 	if n := int(binary.BigEndian.Uint16(b[4:])); n != 0 {
 		p.lost = max(0, n-len(payload))

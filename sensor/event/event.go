@@ -197,6 +197,7 @@ type Connection struct {
 	Frame    uint64         // number of the frame, from 1; 0 when unknown
 	Proto    Proto
 	Start    Start
+	Hops     uint8 // TTL or hop limit of the client's packet; 0 when unknown, and of a SYNACK, which is the server's
 }
 
 // Sink takes events as they are decoded. Neither pointer may be kept after the call

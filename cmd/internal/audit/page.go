@@ -314,6 +314,7 @@ func clientsTable(c *bus.Clients) template.HTML {
 	}{
 		{"remembered", c.Known}, {"with an answer that was seen", c.Answered}, {"that resolve out of sight", c.Elsewhere},
 		{"of those, without any answer that was seen", c.Only}, {"that ask many servers, as resolvers do", c.Resolvers}, {"with two Ethernet addresses by turns", c.Shared},
+		{"that are perhaps several hosts each", c.NAT},
 	} {
 		t.Rows = append(t.Rows, page.Row{Cells: []string{x.label, page.Number(float64(x.n))}})
 	}

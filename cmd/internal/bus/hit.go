@@ -316,6 +316,7 @@ func coverageOf(h *correlate.Hit, c Context) Coverage {
 			Elsewhere:   c.Client.Hidden,
 			Resolver:    c.Client.Resolver(),
 			Shared:      c.Client.Alternates,
+			NAT:         clean(c.Client.NAT),
 		},
 		Rule:   clean(c.Rule),
 		Notes:  cleanAll(c.Notes),

@@ -337,9 +337,10 @@ type ClientCoverage struct {
 	Forgotten   uint64  `json:"forgotten"`
 	Gated       bool    `json:"gated"` // it walks through many destinations: constants are not learned from it
 
-	Elsewhere []string `json:"elsewhere,omitempty"` // how it resolves out of sight, such as "DNS over TLS"
-	Resolver  bool     `json:"resolver,omitempty"`  // it asks many servers, as a resolver does: other hosts may be behind it
-	Shared    bool     `json:"shared,omitempty"`    // its address is that of two hosts, or behind two routers
+	Elsewhere []string `json:"elsewhere,omitempty"`     // how it resolves out of sight, such as "DNS over TLS"
+	Resolver  bool     `json:"resolver,omitempty"`      // it asks many servers, as a resolver does: other hosts may be behind it
+	Shared    bool     `json:"shared,omitempty"`        // its address is that of two hosts, or behind two routers
+	NAT       string   `json:"nat_suspected,omitempty"` // why its address is perhaps that of several hosts
 }
 
 // Decoys counts what hypotheses that run on scrambled answers reached at this sensor so far:

@@ -110,7 +110,8 @@ type Clients struct {
 	Only      uint64     `json:"only"`      // of those, got no answer that was seen
 	Resolvers uint64     `json:"resolvers"`
 	Shared    uint64     `json:"shared"`
-	Tenths    [10]uint64 `json:"tenths"` // clients with enough connections, by the tenths of them that a lookup explains
+	NAT       uint64     `json:"nat_suspected"` // are perhaps several hosts each, by the TTLs of their SYNs
+	Tenths    [10]uint64 `json:"tenths"`        // clients with enough connections, by the tenths of them that a lookup explains
 	Examples  []string   `json:"examples,omitempty"`
 }
 

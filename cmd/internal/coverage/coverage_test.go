@@ -84,7 +84,7 @@ func TestAssess(t *testing.T) {
 		{"the self-test found nothing", func(_ *Counts, _ *View, s *Source) { s.SelfTest = "no hit came out" }, "selftest.failed", Partial, "no hit came out"},
 		{"half a file", func(_ *Counts, _ *View, s *Source) { s.Live, s.Incomplete = false, true }, "file.incomplete", Partial, "ends early"},
 	}
-	named := map[string]bool{"client.resolver": true, "tunnel.inside": true} // notes, in TestNotes
+	named := map[string]bool{"client.resolver": true, "nat.suspected": true, "tunnel.inside": true} // notes, in TestNotes
 	for _, tt := range tests {
 		c, v, s := whole()
 		tt.make(&c, &v, &s)
@@ -105,10 +105,11 @@ func TestAssess(t *testing.T) {
 func TestNotes(t *testing.T) {
 	c, v, s := whole()
 	c.Decoder.Tunnels[decode.VXLAN] = 900
-	v.Resolvers, v.Examples = 1, []ClientView{{Addr: netip.MustParseAddr("10.0.0.53"), Servers: 30}}
+	v.Resolvers, v.NAT = 1, 1
+	v.Examples = []ClientView{{Addr: netip.MustParseAddr("10.0.0.53"), Servers: 30}, {Addr: netip.MustParseAddr("10.0.0.1"), NAT: "x"}}
 	v.Elsewhere, c.Traffic.DoQ = 1, 4
 	a := Assess(&c, &v, s)
-	want := []string{"dns.elsewhere", "client.resolver", "tunnel.inside"}
+	want := []string{"dns.elsewhere", "client.resolver", "nat.suspected", "tunnel.inside"}
 	var got []string
 	for _, f := range a.Findings {
 		got = append(got, f.Rule)
@@ -116,7 +117,7 @@ func TestNotes(t *testing.T) {
 	if a.Verdict != Good || a.Rule() != "" || a.Why() != nil || !slices.Equal(got, want) {
 		t.Errorf("%s, rules %q, want good with %q", a.Text(), got, want)
 	}
-	for _, text := range []string{"GOOD (", "900 vxlan", "such as 10.0.0.53", "4 connections of DNS over QUIC"} {
+	for _, text := range []string{"GOOD (", "900 vxlan", "such as 10.0.0.53", "1 clients are perhaps several hosts each, such as 10.0.0.1:", "4 connections of DNS over QUIC"} {
 		if !strings.Contains(a.Text(), text) {
 			t.Errorf("%q lacks %q", a.Text(), text)
 		}

@@ -224,6 +224,13 @@ var rules = []rule{
 		return Note, fmt.Sprintf("%d clients ask %d DNS servers or more, as resolvers do%s", x.Resolvers, manyServers,
 			such(x.Examples, func(c *ClientView) bool { return c.Resolver() }))
 	}},
+	{"nat.suspected", "hits name the address that several hosts have in common, and not the host", func(x *looked) (Severity, string) {
+		if x.NAT == 0 {
+			return "", ""
+		}
+		return Note, fmt.Sprintf("%d clients are perhaps several hosts each%s: their SYNs come with different TTLs by turns", x.NAT,
+			such(x.Examples, func(c *ClientView) bool { return c.NAT != "" }))
+	}},
 	{"tunnel.opaque", "what is inside was not read", func(x *looked) (Severity, string) {
 		n := x.Reasons[decode.Tunnel]
 		return limitIf(share(n, x.Frames) >= opaqueLeast, "%s of frames are tunnels without readable IP, %d of them too deep", Percent(share(n, x.Frames)),

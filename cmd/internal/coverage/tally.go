@@ -84,6 +84,7 @@ type client struct {
 	hiddenAt             event.Time // newest of what hidden counts
 	mac, before          event.MAC
 	flips                uint8
+	paths                paths
 }
 
 // The ways to resolve out of sight.
@@ -165,6 +166,9 @@ func (t *Tally) connection(x *event.Connection) {
 	default:
 		zone.Datagrams++
 		t.sum.Datagrams++
+	}
+	if x.Start == event.SYN && x.Proto == event.TCP {
+		c.paths.add(x.Hops)
 	}
 	if x.Start != event.SYNACK && x.MAC != c.mac { // the way back may go through another router
 		if x.MAC == c.before && c.flips < manyFlips {
@@ -253,6 +257,7 @@ type ClientView struct {
 	Hidden      []string // how it resolves out of sight, such as "DNS over TLS"
 	Servers     int      // DNS servers that it asked, at least so many
 	Alternates  bool     // it sends from two Ethernet addresses by turns
+	NAT         string   // why several hosts are suspected behind it, "" when they are not
 }
 
 // Resolver reports whether the client asks so many servers that it resolves by itself, or for others.
@@ -273,13 +278,16 @@ func (c *ClientView) Why() string {
 	if c.Alternates {
 		why = append(why, "sends from two Ethernet addresses by turns")
 	}
+	if c.NAT != "" {
+		why = append(why, c.NAT)
+	}
 	return strings.Join(why, "; ")
 }
 
 func (c *client) view(k clientKey, now event.Time) ClientView {
 	v := ClientView{
 		Addr: k.addr, Zone: k.zone, Connections: uint64(c.connections), Lookups: uint64(c.lookups),
-		Servers: bits.OnesCount64(c.servers), Alternates: c.flips >= manyFlips,
+		Servers: bits.OnesCount64(c.servers), Alternates: c.flips >= manyFlips, NAT: c.paths.several(),
 	}
 	if now-c.hiddenAt <= hiddenFor {
 		for how, n := range c.hidden {
@@ -300,6 +308,7 @@ type View struct {
 	Only       uint64 // of those, got no answer that was seen
 	Resolvers  uint64 // ask many servers
 	Alternates uint64 // send from two Ethernet addresses by turns
+	NAT        uint64 // are suspected to be several hosts each
 	Examples   []ClientView
 }
 
@@ -339,7 +348,10 @@ func (t *Tally) look() (v View) {
 			if x.Alternates {
 				v.Alternates++
 			}
-			if x.Elsewhere() || x.Resolver() || x.Alternates {
+			if x.NAT != "" {
+				v.NAT++
+			}
+			if x.Elsewhere() || x.Resolver() || x.Alternates || x.NAT != "" {
 				v.Examples = append(v.Examples, x)
 			}
 		}
@@ -367,6 +379,7 @@ func (v *View) Add(o *View) {
 	v.Only += o.Only
 	v.Resolvers += o.Resolvers
 	v.Alternates += o.Alternates
+	v.NAT += o.NAT
 	v.Examples = append(v.Examples, o.Examples...)
 	v.tidy()
 }

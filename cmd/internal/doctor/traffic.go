@@ -36,6 +36,7 @@ var mending = map[string]struct{ advice, command string }{
 	"zone.split":        {"mirror both directions with their VLAN tags (encapsulation replicate)", ""},
 	"zone.shared":       {"mirror with VLAN tags (encapsulation replicate)", ""},
 	"client.resolver":   {clientSide, ""},
+	"nat.suspected":     {"mirror the inside of the gateway that translates addresses, or name both sides with \"portolan enrich --nat INSIDE=OUTSIDE\"", ""},
 	"tunnel.opaque":     {"mirror where the tunnel ends, or name the port of VXLAN with --vxlan-ports", ""},
 	"order.late":        {"", "sudo portolan run -i DEVICE --hold 5s"},
 	"selftest.failed":   {"", "sudo portolan selftest -i DEVICE"},

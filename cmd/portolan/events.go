@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"portolan/cmd/internal/config"
+	"portolan/cmd/internal/feed"
 	"portolan/sensor"
 	"portolan/sensor/event"
 )
@@ -15,21 +16,22 @@ func eventsCommand() *command {
 	return &command{
 		name:  "events",
 		brief: "prints what the decoder makes of capture files, one JSON event a line",
-		usage: []string{"portolan events [--story] FILE..."},
+		usage: []string{"portolan events [--story] [--host-address ADDR] FILE..."},
 		about: `Prints each lookup and each connection of capture files as a line of JSON, in the order of
 the frames, and for each file a last line with k=file, whose reasons add up to the frames.
 Files are pcap or pcapng, plain or in gzip or zstd; - stands for standard input. Records of
-Zeek, Suricata, dnstap, dnsmasq and PowerDNS are printed alike, in the order of time.`,
+Zeek, Suricata, dnstap, dnsmasq, PowerDNS and endpoint tools are printed alike, in the order of time.`,
 		example: []string{"portolan events testdata/pcap/half-swap.pcap | head -3"},
 		declare: func(o *options) action {
 			story := false
 			o.bool(&story, "story", "print the text that testdata/story uses, for one file")
+			origin := o.hostAddresses()
 			return func(ctx context.Context, p *program, args []string) error {
 				if err := captureArgs("events", args); err != nil {
 					return err
 				}
 				if !story {
-					return p.events(ctx, args)
+					return p.events(ctx, origin, args)
 				}
 				if len(args) > 1 {
 					return usagef("events: --story takes one file, got %d", len(args))
@@ -42,7 +44,7 @@ Zeek, Suricata, dnstap, dnsmasq and PowerDNS are printed alike, in the order of 
 
 // events prints the events of each file. A file that cannot be read does not keep the
 // next ones from being read.
-func (p *program) events(ctx context.Context, paths []string) error {
+func (p *program) events(ctx context.Context, origin *feed.Origin, paths []string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	out := &lineWriter{Writer: bufio.NewWriterSize(p.stdout, 1<<16), failed: cancel}
@@ -50,7 +52,7 @@ func (p *program) events(ctx context.Context, paths []string) error {
 	var failed error
 	for _, path := range paths {
 		if p.holdRecords([]string{path}) {
-			err := p.recordEvents(ctx, path, &cfg, out)
+			err := p.recordEvents(ctx, path, &cfg, origin, out)
 			if ferr := out.Flush(); ferr != nil {
 				return fmt.Errorf("write events: %w", ferr)
 			}

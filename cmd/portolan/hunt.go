@@ -51,6 +51,7 @@ subscribers keep the later hunt's.`,
 			o.duration(&h.every, "save", "TIME", "how often the place is kept")
 			o.int(&h.cores, "cores", "N", "cores that correlate (default all)")
 			o.bool(&h.progress, "progress", "show progress even when stderr is no terminal")
+			h.origin = o.hostAddresses()
 			o.fallback = map[string]string{"nats.url": "none: --publish needs one"}
 			o.settings("nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "sensor", "alert", "watch",
 				"address_window", "port_window", "max_ttl", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses", "memory",
@@ -87,6 +88,7 @@ type huntOptions struct {
 	json, publish, progress bool
 	html, hits, state       string
 	cores                   int
+	origin                  *feed.Origin
 }
 
 // moment adds a flag for a time in UTC.
@@ -108,7 +110,7 @@ func (p *program) hunt(ctx context.Context, cfg *config.Config, paths []string, 
 	began := time.Now()
 	m := &huntMeter{to: p.stderr, on: o.progress, start: began}
 	ac := archive.DefaultConfig()
-	ac.Decode, ac.Progress = cfg.Capture.Decode, m.read
+	ac.Origin, ac.Decode, ac.Progress = *o.origin, cfg.Capture.Decode, m.read
 	a, err := archive.Open(paths, ac)
 	if err != nil {
 		return huntHint(err)
@@ -128,7 +130,7 @@ func (p *program) hunt(ctx context.Context, cfg *config.Config, paths []string, 
 		Correlate: cfg.Correlate, Since: o.since, Until: o.until, Learn: o.learn, Cores: o.cores, Checkpoint: o.state, Every: o.every, Progress: m.hunted,
 	}
 	hc.Correlate.Alloc = hugePages
-	hc.Key, hc.Correlate.Seed = huntKey(a.List(), &hc)
+	hc.Key, hc.Correlate.Seed = huntKey(a.List(), o.origin, &hc)
 	found, err := hunt.Run(ctx, hc, hunt.Archive{
 		Read: func(ctx context.Context, to feed.Sink) (err error) {
 			read, err = a.Run(ctx, to)
@@ -218,13 +220,13 @@ func inside(file, folder string) bool {
 
 // huntKey returns what tells this hunt from others, and a seed that is the same for the same archive and that nobody
 // could know before there was one.
-func huntKey(files []archive.File, c *hunt.Config) (key string, seed uint64) {
+func huntKey(files []archive.File, origin *feed.Origin, c *hunt.Config) (key string, seed uint64) {
 	h := sha256.New()
 	for _, f := range files {
 		fmt.Fprintf(h, "%q %s %d\n", filepath.Base(f.Path), f.Format, f.Size)
 	}
-	seed = max(1, binary.BigEndian.Uint64(h.Sum(nil))>>11) // so that any reader of JSON has it exactly
-	fmt.Fprintf(h, "%d %d %d\n", c.Since, c.Until, c.Learn)
+	seed = max(1, binary.BigEndian.Uint64(h.Sum(nil))>>11)                                   // so that any reader of JSON has it exactly
+	fmt.Fprintf(h, "%d %d %d %v %v\n", c.Since, c.Until, c.Learn, origin.Addr, origin.Addrs) // maps are printed in order
 	return fmt.Sprintf("%x", h.Sum(nil)), seed
 }
 

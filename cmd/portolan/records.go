@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"portolan/cmd/internal/config"
+	"portolan/cmd/internal/feed"
 	"portolan/cmd/internal/feed/archive"
 	"portolan/correlate/attribute"
 	"portolan/sensor/event"
@@ -59,11 +61,41 @@ func isRecords(r io.Reader) bool {
 	return name != "" && name != archive.Capture
 }
 
+// hostAddresses adds a flag for what audit records leave out: where a host's connections come from. What it returns
+// is whole once the flags are parsed.
+func (o *options) hostAddresses() *feed.Origin {
+	origin := &feed.Origin{Addrs: map[string]netip.Addr{}}
+	o.value("host-address", func(text string) error {
+		node, address, named := strings.Cut(text, "=")
+		if !named {
+			node, address = "", text
+		}
+		addr, err := netip.ParseAddr(address)
+		addr = addr.Unmap()
+		switch {
+		case err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast():
+			return fmt.Errorf("%q is not the address of a host, such as 10.0.0.7 or web-1=10.0.0.7", text)
+		case named && node == "":
+			return fmt.Errorf("%q names no host before =", text)
+		case named && origin.Addrs[node].IsValid() && origin.Addrs[node] != addr, !named && origin.Addr.IsValid() && origin.Addr != addr:
+			return fmt.Errorf("%q is a second address of one host, whose connections come from one", text)
+		case named:
+			origin.Addrs[node] = addr
+		default:
+			origin.HostID, origin.Addr = "host", addr // records are not handed on: the id goes nowhere
+		}
+		return nil
+	})
+	o.describe("host-address", "ADDR", "where connects of auditd and laurel come from, which do not say so: ADDR of the host that wrote lines without node, "+
+		"NODE=ADDR of others; may be repeated", "")
+	return origin
+}
+
 // openArchive opens records, and captures beside them, as one traffic.
-func (p *program) openArchive(cfg *config.Config, paths []string) (*archive.Archive, *recordMeter, error) {
+func (p *program) openArchive(cfg *config.Config, origin *feed.Origin, paths []string) (*archive.Archive, *recordMeter, error) {
 	m := &recordMeter{to: p.stderr, start: time.Now()}
 	c := archive.DefaultConfig()
-	c.Decode, c.Stdin, c.Progress = cfg.Capture.Decode, p.stdin, m.show
+	c.Origin, c.Decode, c.Stdin, c.Progress = *origin, cfg.Capture.Decode, p.stdin, m.show
 	a, err := archive.Open(paths, c)
 	switch {
 	case errors.Is(err, archive.ErrNothing), errors.Is(err, archive.ErrFormat):
@@ -81,8 +113,8 @@ type eventsOnly struct{ event.Sink }
 func (eventsOnly) Record(*attribute.Record) {}
 
 // replayRecords reads an archive and gives out its hits.
-func (p *program) replayRecords(ctx context.Context, r *replayer, paths []string, progress bool) error {
-	a, m, err := p.openArchive(r.cfg, paths)
+func (p *program) replayRecords(ctx context.Context, r *replayer, origin *feed.Origin, paths []string, progress bool) error {
+	a, m, err := p.openArchive(r.cfg, origin, paths)
 	if err != nil {
 		return err
 	}
@@ -163,8 +195,8 @@ func archiveHead(r *archive.Report) string {
 }
 
 // recordEvents prints the events of an archive, and at the end of each of its files a line of what became of it.
-func (p *program) recordEvents(ctx context.Context, path string, cfg *config.Config, out *lineWriter) error {
-	a, _, err := p.openArchive(cfg, []string{path})
+func (p *program) recordEvents(ctx context.Context, path string, cfg *config.Config, origin *feed.Origin, out *lineWriter) error {
+	a, _, err := p.openArchive(cfg, origin, []string{path})
 	if err != nil {
 		return err
 	}

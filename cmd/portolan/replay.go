@@ -13,6 +13,7 @@ import (
 	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
 	"portolan/cmd/internal/coverage"
+	"portolan/cmd/internal/feed"
 	"portolan/correlate"
 	"portolan/correlate/attribute"
 	"portolan/sensor"
@@ -24,14 +25,14 @@ func replayCommand() *command {
 	return &command{
 		name:  "replay",
 		brief: "looks for hits in capture files and other programs' records",
-		usage: []string{"portolan replay [--json] [--nats URL] [--cores N] FILE..."},
+		usage: []string{"portolan replay [--json] [--nats URL] [--cores N] [--host-address ADDR] FILE..."},
 		about: `Runs capture files through the same engine as a mirror port, in packet time, and prints each
 hit once, as it is when nothing can change it any more. Files are pcap or pcapng, plain or
 in gzip or zstd; - stands for standard input. Several files are read as one traffic, in the
 order given. Records of other programs are read as well, alone, in folders and beside captures,
 then all in the order of time: dns.log and conn.log of Zeek, Suricata's EVE, dnstap, dnsmasq with
 log-queries=extra, PowerDNS protobuf, and connects and lookups of auditd, laurel, Tetragon, Falco, Sysmon, osquery
-and Elastic's agents (ECS); what they cannot tell is in the coverage of each hit. Summary and progress go to
+and Elastic's agents (ECS); connects of auditd and laurel want --host-address. What they cannot tell is in the coverage of each hit. Summary and progress go to
 stderr. Hits do not change the exit status, and the
 number of cores does not change the hits.`,
 		example: []string{"portolan replay testdata/pcap/half-swap.pcap", "portolan replay --json testdata/pcap/mul-add.pcap"},
@@ -40,6 +41,7 @@ number of cores does not change the hits.`,
 			o.bool(&asJSON, "json", "print one hit a line, as subscribers get it")
 			o.bool(&progress, "progress", "show progress even when stderr is no terminal")
 			o.int(&cores, "cores", "N", "cores that share the work, of which there is enough for four (default all)")
+			origin := o.hostAddresses()
 			o.fallback = map[string]string{"nats.url": "none: hits are printed, not published"}
 			o.settings("nats.url", "nats.creds", "nats.nkey", "nats.ca", "nats.cert", "nats.key", "sensor", "alert", "watch",
 				"address_window", "port_window", "max_ttl", "volume_threshold", "ephemeral_port_range", "resolver_whitelist", "hypotheses", "memory",
@@ -58,7 +60,7 @@ number of cores does not change the hits.`,
 					return err
 				}
 				_, publish := o.override["nats.url"] // a configured server is for live hits
-				return p.replay(ctx, &cfg, args, replayOptions{asJSON, progress || p.isTerminal(p.stderr), publish, cores})
+				return p.replay(ctx, &cfg, args, replayOptions{asJSON, progress || p.isTerminal(p.stderr), publish, cores, origin})
 			}
 		},
 	}
@@ -67,6 +69,7 @@ number of cores does not change the hits.`,
 type replayOptions struct {
 	json, progress, publish bool
 	cores                   int
+	origin                  *feed.Origin
 }
 
 // replay reads the files one after the other. A file that cannot be read does not keep the
@@ -94,7 +97,7 @@ func (p *program) replay(ctx context.Context, cfg *config.Config, paths []string
 		defer func() { err = errors.Join(err, b.Close()) }()
 	}
 	if p.holdRecords(paths) {
-		return p.replayRecords(ctx, r, paths, o.progress)
+		return p.replayRecords(ctx, r, o.origin, paths, o.progress)
 	}
 	var failed error
 	for i, path := range paths {

@@ -30,9 +30,9 @@ type Config struct {
 	// the oldest are handed on early.
 	Memory int64
 	// Tolerance is how far the clocks of sources may differ, up to a minute. Lookups from another clock than the packets'
-	// (dnstap, dnsmasq, PowerDNS) are taken to be so much earlier when connections come from
-	// elsewhere, so that none comes after a connection that it led to; and what two kinds of
-	// source tell alike within this time is one event.
+	// (dnstap, dnsmasq, PowerDNS) are taken to be so much earlier, and connections from one (auditd, endpoint tools) so
+	// much later, when there are sources of two kinds, so that no lookup comes after a connection that it led to; and
+	// what two kinds of source tell alike within this time is one event.
 	Tolerance time.Duration
 	// Origin says whose endpoint records without a host are, and which address a host's connections
 	// come from when its records do not say so, as auditd's never do.
@@ -459,7 +459,7 @@ func (m *merge) emit(r *run) {
 		m.report.Lookups++
 		m.to.Lookup(l)
 	} else {
-		if m.twins != nil && m.twin(m.twins.connection(c, from.format)) {
+		if m.twins != nil && m.twin(m.twins.connection(c, from.format, !from.foreign)) {
 			return
 		}
 		m.report.Connections++

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"portolan/cmd/internal/feed"
 	"portolan/cmd/internal/feed/dnstap"
 	"portolan/cmd/internal/feed/feedtest"
 	"portolan/sensor/event"
@@ -453,4 +455,108 @@ func TestDnsmasq(t *testing.T) {
 	stop()
 	whole, rest := end()
 	agree(t, true, log, whole, rest)
+}
+
+// connections is a feed.Sink that keeps the connections of the client, each as a text without its port.
+type connections struct {
+	finder
+	all []string
+}
+
+func (s *connections) Lookup(*event.Lookup) {}
+
+func (s *connections) Connection(c *event.Connection) {
+	if c.Proto == event.TCP && c.Src.Addr().String() == clientAddr {
+		s.all = append(s.all, fmt.Sprintf("%s > %s", c.Src.Addr(), c.Dst))
+	}
+}
+
+// connectionsOf returns the TCP connections of a file as sorted texts.
+func connectionsOf(t *testing.T, cfg Config, path string) []string {
+	t.Helper()
+	a, err := Open([]string{path}, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &connections{}
+	if _, err := a.Run(context.Background(), s); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(s.all)
+	return s.all
+}
+
+// auditd's connects, which know neither their address nor their port, and dnsmasq's lookups give the hits of the
+// packets beside them, though the clock of one runs in milliseconds and that of the other in seconds. A hit's id
+// holds no source port: so it is the same.
+func TestAuditd(t *testing.T) {
+	feedtest.NeedAudit(t)
+	resolver := need(t, "dnsmasq")
+	island(t)
+	dir := t.TempDir()
+	queries := filepath.Join(dir, "dnsmasq.log")
+	conf := fmt.Sprintf("no-resolv\nno-hosts\nbind-interfaces\nlisten-address=%s\nlocal=/example/\nlog-queries=extra\nlog-facility=%s\nuser=root\npid-file=\n",
+		serverAddr, queries)
+	for _, a := range addresses {
+		conf += fmt.Sprintf("host-record=%s.example,%s\n", a.name, a.value)
+	}
+	etc := t.TempDir()
+	audit := filepath.Join(etc, "audit.log")
+	feedtest.StartAuditd(t, etc, audit, "always,exit", "-F", "arch=b64", "-S", "connect", "-F", fmt.Sprintf("pid=%d", os.Getpid()), "-k", "portolan-test")
+	end := capture(t)
+	stop := start(t, resolver, "-k", "-C", write(t, dir, "dnsmasq.conf", []byte(conf)))
+	visit(t)
+	connect("203.0.113.10:444") // the last, that is waited for
+	stop()
+	whole, _ := end()
+	packets := write(t, dir, "whole.pcap", whole)
+
+	cfg := DefaultConfig()
+	want := connectionsOf(t, cfg, packets)
+	if len(want) < 4 {
+		t.Fatalf("the packets hold the connections %v", want)
+	}
+	cfg.Origin = feed.Origin{HostID: "host", Addr: netip.MustParseAddr(clientAddr)}
+	var got []string
+	feedtest.Wait(t, "auditd's log to hold the last connect", func() bool {
+		if text, err := os.ReadFile(audit); err != nil || !bytes.Contains(text, []byte("saddr=020001BCCB00710A")) {
+			return false
+		}
+		got = connectionsOf(t, cfg, audit)
+		return len(got) >= len(want)
+	})
+	if !slices.Equal(got, want) {
+		t.Errorf("connects of auditd:\n%s\nof packets:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+
+	_, found := hunt(t, packets)
+	if len(found) != 2 {
+		t.Errorf("the packets give %d hits, want 2", len(found))
+	}
+	for name, paths := range map[string][]string{
+		"connects of auditd and lookups of dnsmasq": {audit, queries},
+		"connects of auditd and lookups of packets": {audit, write(t, dir, "dns.pcap", onlyDNS(whole))},
+		"all together": {audit, queries, packets},
+	} {
+		if _, mixed := huntAs(t, cfg, paths...); !maps.Equal(mixed, found) {
+			t.Errorf("%s give %v, packets alone %v", name, mixed, found)
+		}
+	}
+	if _, none := huntAs(t, cfg, audit); len(none) != 0 {
+		t.Errorf("without any lookup there are %d hits", len(none))
+	}
+}
+
+// onlyDNS returns a capture file, as capture makes it, with what port 53 sends and gets.
+func onlyDNS(whole []byte) []byte {
+	const fileHead, recordHead = 24, 16
+	rest := bytes.Clone(whole[:fileHead])
+	for b := whole[fileHead:]; len(b) > 0; {
+		n := recordHead + int(binary.LittleEndian.Uint32(b[8:]))
+		if frame := b[recordHead:n]; binary.BigEndian.Uint16(frame[34:]) == 53 || binary.BigEndian.Uint16(frame[36:]) == 53 {
+			rest = append(rest, b[:n]...)
+		}
+		b = b[n:]
+	}
+	return rest
 }

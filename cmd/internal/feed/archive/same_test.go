@@ -87,7 +87,13 @@ func (f *finder) end() map[correlate.ID]correlate.Level {
 // hunt returns what is found in the files.
 func hunt(t *testing.T, paths ...string) (Report, map[correlate.ID]correlate.Level) {
 	t.Helper()
-	a, err := Open(paths, DefaultConfig())
+	return huntAs(t, DefaultConfig(), paths...)
+}
+
+// huntAs does so with what a configuration says.
+func huntAs(t *testing.T, cfg Config, paths ...string) (Report, map[correlate.ID]correlate.Level) {
+	t.Helper()
+	a, err := Open(paths, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

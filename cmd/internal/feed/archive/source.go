@@ -27,7 +27,7 @@ type source struct {
 	file   *os.File // under pipe; may be nil
 
 	foreign  bool       // its times are not the packets'
-	shift    event.Time // what lookups are earlier by
+	shift    event.Time // what lookups are earlier by, and connections later
 	modified event.Time // when the file was last written
 
 	report SourceReport
@@ -224,6 +224,7 @@ func (s *source) Lookup(l *event.Lookup) {
 // Connection takes a connection of the line at hand.
 func (s *source) Connection(c *event.Connection) {
 	s.report.Connections++
+	c.Time += s.shift
 	if s.admit(c.Time) {
 		s.run.Connection(c)
 	} else {

@@ -73,10 +73,10 @@ func (t *twins) lookup(l *event.Lookup, f *format, exact bool) (told, as bool) {
 }
 
 // connection does so for a connection.
-func (t *twins) connection(c *event.Connection, f *format) (told, as bool) {
+func (t *twins) connection(c *event.Connection, f *format, exact bool) (told, as bool) {
 	src, dst := c.Src.Addr().Unmap().As16(), c.Dst.Addr().Unmap().As16()
 	b := append(append(append(t.buf[:0], 'c', byte(c.Proto)), src[:]...), dst[:]...)
 	b = binary.BigEndian.AppendUint16(b, c.Src.Port())
 	t.buf = binary.BigEndian.AppendUint16(b, c.Dst.Port())
-	return t.known(c.Time, f, true)
+	return t.known(c.Time, f, exact)
 }

@@ -2,7 +2,6 @@ package audit
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -14,9 +13,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"portolan/cmd/internal/feed"
+	"portolan/cmd/internal/feed/feedtest"
 	"portolan/correlate/attribute"
 	"portolan/sensor/event"
 )
@@ -82,24 +81,11 @@ func child(ports []string) error {
 // It changes the kernel's audit system for its time, which one program at a time can do: so it
 // runs with PORTOLAN_LIVE=1 only, where packages are tested one by one.
 func TestDaemon(t *testing.T) {
-	if os.Getenv("PORTOLAN_LIVE") != "1" {
-		t.Skip("it changes the kernel's audit system: set PORTOLAN_LIVE=1")
-	}
-	if os.Getuid() != 0 {
-		t.Fatal("PORTOLAN_LIVE=1, but only root may change the kernel's audit system")
-	}
-	for _, program := range []string{"auditd", "auditctl"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Fatalf("PORTOLAN_LIVE=1, but %v: the Debian package is auditd", err)
-		}
-	}
+	feedtest.NeedAudit(t)
 	dir := t.TempDir()
 	log := filepath.Join(dir, "audit.log")
-	startDaemon(t, dir, log)
-	rule := []string{"always,exit", "-F", "arch=b64", "-S", "socket,connect,sendto,execve", "-F",
-		"ppid=" + strconv.Itoa(os.Getpid()), "-k", "portolan-test"}
-	control(t, append([]string{"-a"}, rule...)...)
-	t.Cleanup(func() { control(t, append([]string{"-d"}, rule...)...) })
+	feedtest.StartAuditd(t, dir, log, "always,exit", "-F", "arch=b64", "-S", "socket,connect,sendto,execve", "-F",
+		"ppid="+strconv.Itoa(os.Getpid()), "-k", "portolan-test")
 
 	open4, open6 := listen(t, "127.0.0.1:0"), listen(t, "[::1]:0")
 	closed := listen(t, "127.0.0.1:0")
@@ -128,7 +114,7 @@ func TestDaemon(t *testing.T) {
 		{event.UDP, open4.AddrPort(), attribute.Sent}:       true,
 	}
 	got := map[fact]bool{}
-	wait(t, "auditd's log to hold every connect", func() bool {
+	feedtest.Wait(t, "auditd's log to hold every connect", func() bool {
 		text, err := os.ReadFile(log)
 		if err != nil {
 			return false
@@ -168,69 +154,6 @@ type records struct {
 
 func (s *records) Record(r *attribute.Record) { s.all = append(s.all, *r) }
 
-// startDaemon runs auditd with a configuration and a log of its own, and auditing switched on
-// for the time of the test.
-func startDaemon(t *testing.T, dir, log string) {
-	t.Helper()
-	wait(t, "no other audit daemon to run", func() bool { return status(t, "pid") == "0" && status(t, "enabled") == "0" })
-	config := "log_file = " + log + "\nlog_group = root\nlog_format = ENRICHED\nflush = DATA\nmax_log_file = 64\nnum_logs = 2\n" +
-		"max_log_file_action = IGNORE\nspace_left = 2\nspace_left_action = IGNORE\nadmin_space_left = 1\n" +
-		"admin_space_left_action = IGNORE\ndisk_full_action = IGNORE\ndisk_error_action = IGNORE\nplugin_dir = " + dir + "\n"
-	if err := os.WriteFile(filepath.Join(dir, "auditd.conf"), []byte(config), 0o640); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o750); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	daemon := exec.CommandContext(ctx, "auditd", "-n", "-c", dir, "-s", "nochange")
-	daemon.Cancel = func() error { return daemon.Process.Signal(syscall.SIGTERM) }
-	daemon.WaitDelay = 10 * time.Second
-	var out bytes.Buffer
-	daemon.Stdout, daemon.Stderr = &out, &out
-	if err := daemon.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- daemon.Wait() }()
-	t.Cleanup(func() {
-		cancel()
-		<-ended
-	})
-	wait(t, "auditd to begin", func() bool {
-		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("auditd: %v\n%s", err, &out)
-		default:
-		}
-		return status(t, "pid") == strconv.Itoa(daemon.Process.Pid)
-	})
-	control(t, "-e", "1")
-	t.Cleanup(func() { control(t, "-e", "0") })
-}
-
-// status returns a value of the kernel's audit system.
-func status(t *testing.T, name string) string {
-	t.Helper()
-	for line := range strings.Lines(control(t, "-s")) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			return strings.TrimSpace(value)
-		}
-	}
-	t.Fatalf("auditctl -s says nothing of %s", name)
-	return ""
-}
-
-func control(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := exec.Command("auditctl", args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("auditctl %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
-
 // port is a listener's.
 type port struct{ net.Listener }
 
@@ -244,14 +167,4 @@ func listen(t *testing.T, address string) port {
 	}
 	t.Cleanup(func() { l.Close() })
 	return port{l}
-}
-
-// wait waits until what it waits for is there.
-func wait(t *testing.T, what string, there func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !there(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("waited in vain for ", what)
-		}
-	}
 }

@@ -57,7 +57,7 @@ func StartAuditd(t *testing.T, dir, log string, rule ...string) {
 	go func() { ended <- daemon.Wait() }()
 	t.Cleanup(func() {
 		cancel()
-		<-ended
+		_ = <-ended // it ends as it is told to
 	})
 	Wait(t, "auditd to begin", func() bool {
 		select {

@@ -61,8 +61,8 @@ func isRecords(r io.Reader) bool {
 	return name != "" && name != archive.Capture
 }
 
-// hostAddresses adds a flag for what audit records leave out: where a host's connections come from. What it returns
-// is whole once the flags are parsed.
+// hostAddresses adds a flag for what audit records leave out: where a host's connections come from.
+// What it returns is whole once the flags are parsed.
 func (o *options) hostAddresses() *feed.Origin {
 	origin := &feed.Origin{Addrs: map[string]netip.Addr{}}
 	o.value("host-address", func(text string) error {

@@ -29,10 +29,11 @@ type Config struct {
 	// Memory bounds the events that are held back for that, in bytes, from 1 MiB up. Beyond it
 	// the oldest are handed on early.
 	Memory int64
-	// Tolerance is how far the clocks of sources may differ, up to a minute. Lookups from another clock than the packets'
-	// (dnstap, dnsmasq, PowerDNS) are taken to be so much earlier, and connections from one (auditd, endpoint tools) so
-	// much later, when there are sources of two kinds, so that no lookup comes after a connection that it led to; and
-	// what two kinds of source tell alike within this time is one event.
+	// Tolerance is how far the clocks of sources may differ, up to a minute. When there are sources of
+	// two kinds, lookups from another clock than the packets' (dnstap, dnsmasq, PowerDNS) are taken to
+	// be so much earlier, and connections from one (auditd, endpoint tools) so much later, so that no
+	// lookup comes after a connection that it led to; and what two kinds of source tell alike within
+	// this time is one event.
 	Tolerance time.Duration
 	// Origin says whose endpoint records without a host are, and which address a host's connections
 	// come from when its records do not say so, as auditd's never do.

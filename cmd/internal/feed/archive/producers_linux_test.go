@@ -486,9 +486,9 @@ func connectionsOf(t *testing.T, cfg Config, path string) []string {
 	return s.all
 }
 
-// auditd's connects, which know neither their address nor their port, and dnsmasq's lookups give the hits of the
-// packets beside them, though the clock of one runs in milliseconds and that of the other in seconds. A hit's id
-// holds no source port: so it is the same.
+// auditd's connects, which know neither their address nor their port, and dnsmasq's lookups give the
+// hits of the packets beside them, though the times of one are in milliseconds and those of the other
+// in seconds. A hit's id holds no source port: so it is the same.
 func TestAuditd(t *testing.T) {
 	feedtest.NeedAudit(t)
 	resolver := need(t, "dnsmasq")

@@ -87,7 +87,8 @@ func (t *twins) lookup(l *event.Lookup, f *format, exact bool) (told, as bool) {
 	return t.known(l.Time, f, exact)
 }
 
-// connection does so for a connection. One without the client's port, as auditd's are, is the same as one with any.
+// connection does so for a connection. One without the client's port, as auditd's are, is the same as
+// one with any.
 func (t *twins) connection(c *event.Connection, f *format, exact bool) (told, as bool) {
 	src, dst := c.Src.Addr().Unmap().As16(), c.Dst.Addr().Unmap().As16()
 	b := append(append(append(t.buf[:0], 'c', byte(c.Proto)), src[:]...), dst[:]...)

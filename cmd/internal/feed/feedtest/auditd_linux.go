@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// NeedAudit skips the test unless PORTOLAN_LIVE is 1, where packages are tested one by one: the audit system is
-// the kernel's alone, and one program at a time can have it. Then it fails when auditd cannot run.
+// NeedAudit skips the test unless PORTOLAN_LIVE is 1, where packages are tested one by one: there is
+// one audit system, and one program at a time can have it. Then it fails when auditd cannot run.
 func NeedAudit(t *testing.T) {
 	t.Helper()
 	if os.Getenv("PORTOLAN_LIVE") != "1" {
@@ -30,8 +30,8 @@ func NeedAudit(t *testing.T) {
 	}
 }
 
-// StartAuditd runs auditd with a configuration and a log of its own, and auditing switched on, with a rule that
-// auditctl takes, for the time of the test. It owns dir.
+// StartAuditd runs auditd with a configuration and a log of its own, and auditing switched on, with a
+// rule that auditctl takes, for the time of the test. It owns dir.
 func StartAuditd(t *testing.T, dir, log string, rule ...string) {
 	t.Helper()
 	Wait(t, "no other audit daemon to run", func() bool { return status(t, "pid") == "0" && status(t, "enabled") == "0" })
@@ -57,7 +57,9 @@ func StartAuditd(t *testing.T, dir, log string, rule ...string) {
 	go func() { ended <- daemon.Wait() }()
 	t.Cleanup(func() {
 		cancel()
-		_ = <-ended // it ends as it is told to
+		if err := <-ended; err != nil && t.Failed() {
+			t.Logf("auditd: %v\n%s", err, &out)
+		}
 	})
 	Wait(t, "auditd to begin", func() bool {
 		select {

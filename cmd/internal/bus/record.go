@@ -66,6 +66,15 @@ type EnrichCounts struct {
 	Homeless uint64            `json:"homeless"`           // hosts and addresses for which there was no room
 	Crowded  uint64            `json:"crowded"`            // hits that more records fit than are weighed
 	Behind   uint64            `json:"behind"`             // records stored and not read yet
+	Import   *ImportCounts     `json:"import,omitempty"`   // when other programs' subjects are read
+}
+
+// ImportCounts is what became of other programs' messages.
+type ImportCounts struct {
+	Lines   uint64            `json:"lines"`
+	Refused map[string]uint64 `json:"refused,omitempty"` // lines, and records made of them, by reason
+	Records uint64            `json:"records"`           // made of lines, and those that say which address a host has
+	Lost    uint64            `json:"lost"`              // messages that came faster than their records could be stored
 }
 
 // SelfTest is what became of the newest self-test; its frames and events are in no count of a record.

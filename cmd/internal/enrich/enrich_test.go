@@ -307,7 +307,13 @@ func TestEnrich(t *testing.T) {
 			t.Errorf("hit %s: process %d, want %d", m.Portolan.HitID, m.Portolan.Attribution.Process.PID, want)
 		}
 	}
-	if c := e.Counts(); c.Revised["kept"]+c.Revised["matched"] != 2 {
+	var c bus.EnrichCounts
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if c = e.Counts(); c.Revised["kept"]+c.Revised["matched"] >= 2 { // counted after it is handed over
+			break
+		}
+	}
+	if c.Revised["kept"]+c.Revised["matched"] != 2 {
 		t.Errorf("after a restart it publishes %v, want two that are new", c.Revised)
 	}
 }

@@ -41,7 +41,7 @@ func DefaultConfig() Config {
 		Window:      2 * time.Minute,
 		Near:        500 * time.Millisecond,
 		Far:         5 * time.Second,
-		Settle:      time.Second,
+		Settle:      750 * time.Millisecond,
 		Wait:        20 * time.Second,
 		Recall:      24 * time.Hour,
 	}

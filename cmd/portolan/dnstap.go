@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"portolan/cmd/internal/feed"
 	"portolan/cmd/internal/feed/dnstap"
 	"portolan/correlate"
 	"portolan/sensor/event"
@@ -27,6 +28,7 @@ func (l *pipeline) openDnstap(log *slog.Logger) (*dnstap.Server, error) {
 	if l.observations != nil {
 		sink.observations = l.observations.NewSink()
 	}
+	l.told = (feed.NoVLAN | feed.ForeignClock).Texts()
 	l.beside = func(ctx context.Context) error { return s.Run(ctx, sink) }
 	return s, nil
 }

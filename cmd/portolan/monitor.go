@@ -118,7 +118,7 @@ func (m *monitor) look() {
 	if began > 0 {
 		span = event.TimeOf(now).Sub(began)
 	}
-	v := coverage.Assess(&counts, &s.view, coverage.Source{Live: true, Span: span, SelfTest: m.line.tester.failed()})
+	v := coverage.Assess(&counts, &s.view, coverage.Source{Live: true, Span: span, SelfTest: m.line.tester.failed(), Beside: m.line.told})
 	line := m.coverageLine(&s, &v, now.Sub(m.start))
 	m.saw.Store(&view{now, s, v, line})
 	if !m.printed && now.Sub(m.start) >= coverageLineAfter {
@@ -248,7 +248,7 @@ func (m *monitor) finish() error {
 	if m.known != nil {
 		m.known.save()
 	}
-	v := coverage.Assess(&s.counts, &s.view, coverage.Source{Live: true, Span: time.Since(m.start)})
+	v := coverage.Assess(&s.counts, &s.view, coverage.Source{Live: true, Span: time.Since(m.start), Beside: m.line.told})
 	sum := summary{stats: s.stats, names: []string{m.line.device}, hits: s.correlate.Final, allowed: m.line.allow.result()}
 	for level, n := range sum.allowed.hits {
 		sum.hits[level] -= n

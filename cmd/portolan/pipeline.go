@@ -35,6 +35,7 @@ type pipeline struct {
 
 	observations *fleet.Publisher // nil unless they are published too
 
+	told   []string                        // not nil when lookups come beside the devices: what that does not tell
 	beside func(ctx context.Context) error // takes in what does not come from a device, until ctx ends; may be nil
 
 	queue   chan correlate.Hit
@@ -167,7 +168,7 @@ func (l *pipeline) judged(h *correlate.Hit) (c bus.Context, publish bool) {
 	now := l.context.Load()
 	from := min(h.Lookup.Time, event.TimeOf(now.at)-coverage.LeastWindow)
 	counts, began := l.history.Since(from, &now.counts)
-	a := coverage.Assess(&counts, &now.view, coverage.Source{Live: true})
+	a := coverage.Assess(&counts, &now.view, coverage.Source{Live: true, Beside: l.told})
 	c = coverageOf(&a, &counts, true)
 	if began > 0 {
 		c.Window = &bus.Window{From: began.UTC(), To: now.at.UTC()}

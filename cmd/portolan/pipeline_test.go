@@ -1,8 +1,12 @@
 package main
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
+	"time"
 
+	"portolan/cmd/internal/bus"
 	"portolan/cmd/internal/config"
 	"portolan/cmd/internal/coverage"
 	"portolan/correlate"
@@ -53,5 +57,36 @@ func TestFullQueueLosesAndCounts(t *testing.T) {
 	l.give(make([]correlate.Hit, queueHits+3))
 	if len(l.queue) != queueHits || l.lost.Load() != 3 {
 		t.Errorf("%d queued and %d lost, want %d and 3", len(l.queue), l.lost.Load(), queueHits)
+	}
+}
+
+// A lookup that dnstap told and a connection that the mirror showed make one alert, also where the mirror shows no DNS;
+// it says what dnstap leaves out.
+func TestHitOfTwoSources(t *testing.T) {
+	l := testPipeline(t)
+	l.told = []string{"another clock"}
+	tap, ring := &single{to: &tapSink{line: l}}, &single{to: l.newSink(0)}
+	client, now := netip.MustParseAddr("10.0.0.7"), event.TimeOf(time.Now())
+	tap.Lookup(&event.Lookup{
+		Time: now, Client: netip.AddrPortFrom(client, 0), Resolver: netip.MustParseAddrPort("10.0.0.53:53"), Type: event.A, Name: []byte("a.example"),
+		Records: []event.Record{{Type: event.A, Owner: []byte("a.example"), TTL: 60, Addr: netip.MustParseAddr("87.243.45.156")}},
+	})
+	ring.Connection(&event.Connection{
+		Time: now + 1e6, Proto: event.TCP, Src: netip.AddrPortFrom(client, 40000), Dst: netip.MustParseAddrPort("45.156.87.243:5123"),
+	})
+	if len(l.queue) != 1 {
+		t.Fatalf("%d hits, want one", len(l.queue))
+	}
+	h := <-l.queue
+	counts := coverage.Counts{Frames: 1000, Lookups: 100, Connections: 500, Settled: 500, Explained: 400}
+	counts.Decoder.Connections, counts.Decoder.SYN, counts.Decoder.SYNACK = 500, 500, 500
+	l.context.Store(&seen{at: time.Now(), counts: counts})
+	c, publish := l.judged(&h)
+	if !publish || h.Level != correlate.Alert || c.Downgraded != nil || c.Verdict != bus.Good || !slices.Contains(c.Notes, "records.beside: another clock") {
+		t.Errorf("published %v as %v, downgraded %v, coverage %s %q %q", publish, h.Level, c.Downgraded, c.Verdict, c.Why, c.Notes)
+	}
+	l.told = nil
+	if c, _ = l.judged(&h); c.Verdict != string(coverage.Blind) || c.Downgraded == nil {
+		t.Errorf("without dnstap coverage is %s and the hit downgraded %v, want blind", c.Verdict, c.Downgraded)
 	}
 }

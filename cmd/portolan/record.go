@@ -29,7 +29,7 @@ func (m *monitor) publishRecord(now time.Time, s *snapshot) {
 func (m *monitor) makeRecord(now time.Time, s *snapshot) *bus.CoverageRecord {
 	n, o := s.counts.Since(&m.last.counts), &m.last
 	span := now.Sub(m.record)
-	source := coverage.Source{Live: true, Span: span, SelfTest: m.line.tester.failed()}
+	source := coverage.Source{Live: true, Span: span, SelfTest: m.line.tester.failed(), Beside: m.line.told}
 	v := coverage.Assess(&n, &s.view, source)
 	c := coverageOf(&v, &n, true)
 	hits := map[string]uint64{}

@@ -105,6 +105,7 @@ type Source struct {
 	Incomplete bool          // a capture file that ends in the middle of a frame
 	Span       time.Duration // over which was counted; 0 when unknown
 	Records    []string      // not nil when other programs recorded it: what they do not tell
+	Beside     []string      // not nil when lookups come from elsewhere beside the frames: what that does not tell
 	SelfTest   string        // why the newest self-test failed; "" when it did not
 }
 

@@ -77,6 +77,12 @@ func TestAssess(t *testing.T) {
 		{"tunnels that hold nothing readable", func(c *Counts, _ *View, _ *Source) { c.Reasons[decode.Tunnel] = 900 }, "tunnel.opaque", Partial, "9 %"},
 		{"tunnels", func(c *Counts, _ *View, _ *Source) { c.Decoder.Tunnels[decode.VXLAN] = 900 }, "", Good, ""},
 		{"late", func(c *Counts, _ *View, _ *Source) { c.Late = 100 }, "order.late", Partial, "100 of 700"},
+		{"no DNS, and lookups by dnstap", func(c *Counts, _ *View, s *Source) {
+			c.Decoder.Queries, c.Decoder.Responses, c.Lookups, s.Beside = 0, 0, 200, []string{"another clock"}
+		}, "", Good, ""},
+		{"queries alone, and lookups by dnstap", func(c *Counts, _ *View, s *Source) {
+			c.Decoder.Responses, c.Lookups, s.Beside = 0, 200, []string{"another clock"}
+		}, "dns.answers-missing", Partial, "0 % of 200"},
 		{"records that leave things out", func(c *Counts, _ *View, s *Source) {
 			*c = Counts{Lookups: 200, Connections: 600, Settled: 600, Explained: 500}
 			s.Live, s.Records = false, []string{"no source port", "whole seconds"}
@@ -84,7 +90,7 @@ func TestAssess(t *testing.T) {
 		{"the self-test found nothing", func(_ *Counts, _ *View, s *Source) { s.SelfTest = "no hit came out" }, "selftest.failed", Partial, "no hit came out"},
 		{"half a file", func(_ *Counts, _ *View, s *Source) { s.Live, s.Incomplete = false, true }, "file.incomplete", Partial, "ends early"},
 	}
-	named := map[string]bool{"client.resolver": true, "nat.suspected": true, "tunnel.inside": true} // notes, in TestNotes
+	named := map[string]bool{"client.resolver": true, "nat.suspected": true, "tunnel.inside": true, "records.beside": true} // notes, in TestNotes
 	for _, tt := range tests {
 		c, v, s := whole()
 		tt.make(&c, &v, &s)
@@ -108,8 +114,9 @@ func TestNotes(t *testing.T) {
 	v.Resolvers, v.NAT = 1, 1
 	v.Examples = []ClientView{{Addr: netip.MustParseAddr("10.0.0.53"), Servers: 30}, {Addr: netip.MustParseAddr("10.0.0.1"), NAT: "x"}}
 	v.Elsewhere, c.Traffic.DoQ = 1, 4
+	s.Beside = []string{"another clock"}
 	a := Assess(&c, &v, s)
-	want := []string{"dns.elsewhere", "client.resolver", "nat.suspected", "tunnel.inside"}
+	want := []string{"dns.elsewhere", "client.resolver", "nat.suspected", "records.beside", "tunnel.inside"}
 	var got []string
 	for _, f := range a.Findings {
 		got = append(got, f.Rule)
@@ -117,7 +124,7 @@ func TestNotes(t *testing.T) {
 	if a.Verdict != Good || a.Rule() != "" || a.Why() != nil || !slices.Equal(got, want) {
 		t.Errorf("%s, rules %q, want good with %q", a.Text(), got, want)
 	}
-	for _, text := range []string{"GOOD (", "900 vxlan", "such as 10.0.0.53", "1 clients are perhaps several hosts each, such as 10.0.0.1:", "4 connections of DNS over QUIC"} {
+	for _, text := range []string{"GOOD (", "another clock", "900 vxlan", "such as 10.0.0.53", "1 clients are perhaps several hosts each, such as 10.0.0.1:", "4 connections of DNS over QUIC"} {
 		if !strings.Contains(a.Text(), text) {
 			t.Errorf("%q lacks %q", a.Text(), text)
 		}

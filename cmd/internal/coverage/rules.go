@@ -53,6 +53,11 @@ type looked struct {
 	Source
 }
 
+// told reports whether there were lookups that no frame held: somebody else told of them.
+func (x *looked) told() bool {
+	return (x.Records != nil || x.Beside != nil) && x.Counts.Lookups > 0 && x.Decoder.Responses == 0
+}
+
 // Assess says how far what was counted can be judged. A nil View means that nothing is known of single clients.
 func Assess(c *Counts, v *View, s Source) Assessment {
 	if v == nil {
@@ -128,7 +133,7 @@ var rules = []rule{
 	}},
 	{"mirror.one-way", "an answer and the connection it explains have to be seen both", oneWay},
 	{"dns.none", "no lookup was seen: nothing can be calculated with, and nothing is explained", func(x *looked) (Severity, string) {
-		if x.Decoder.Queries+x.Decoder.Responses > 0 || x.Records != nil && x.Counts.Lookups > 0 {
+		if x.Decoder.Queries+x.Decoder.Responses > 0 || x.told() {
 			return "", ""
 		}
 		text := fmt.Sprintf("no DNS seen beside %d connections: encrypted, cached, or not on this path", x.Decoder.Connections)
@@ -142,7 +147,7 @@ var rules = []rule{
 		switch {
 		case q == 0 || r > 0 && q < enough || float64(r) >= answeredLeast*float64(q):
 			return "", ""
-		case r == 0 && q >= some:
+		case r == 0 && q >= some && !x.told():
 			return Disables, fmt.Sprintf("none of %d DNS queries has an answer that was seen", q)
 		}
 		return Limits, fmt.Sprintf("%s of %d DNS queries have an answer that was seen", Percent(share(r, q)), q)
@@ -236,6 +241,12 @@ var rules = []rule{
 		return limitIf(share(n, x.Frames) >= opaqueLeast, "%s of frames are tunnels without readable IP, %d of them too deep", Percent(share(n, x.Frames)),
 			x.Decoder.TunnelsTooDeep)
 	}},
+	{"records.beside", "lookups that were told and not seen are as good as who told them", func(x *looked) (Severity, string) {
+		if len(x.Beside) == 0 {
+			return "", ""
+		}
+		return Note, strings.Join(x.Beside, "; ")
+	}},
 	{"tunnel.inside", "the packets inside are judged; the tunnel's own addresses are not", func(x *looked) (Severity, string) {
 		var kinds []string
 		for k, n := range x.Decoder.Tunnels {
@@ -265,7 +276,11 @@ func oneWay(x *looked) (Severity, string) {
 	from, to := d.Queries+d.SYN, d.Responses+d.SYNACK
 	switch {
 	case d.Responses == 0 && d.Queries > 0 && d.SYNACK == 0 && d.SYN > 0:
-		return Disables, fmt.Sprintf("only what clients send: %d queries and SYN, no answer", from)
+		text := fmt.Sprintf("only what clients send: %d queries and SYN, no answer", from)
+		if x.told() {
+			return Limits, text
+		}
+		return Disables, text
 	case d.Queries == 0 && d.Responses > 0 && d.SYN == 0 && d.SYNACK > 0:
 		return Limits, fmt.Sprintf("only what clients get: %d answers and SYN+ACK; UDP connections are not seen", to)
 	}

@@ -232,7 +232,9 @@ func newEvaluation(cfg *config.Config, world traffic.Config) (e *evaluation, err
 	if e.generator, err = traffic.New(world); err != nil {
 		return nil, err
 	}
-	e.correlator, _, err = newCorrelator(cfg)
+	seeded := *cfg // the decoys, too, are those of the world's seed
+	seeded.Correlate.Seed = world.Seed | 1<<63
+	e.correlator, _, err = newCorrelator(&seeded)
 	return e, err
 }
 

@@ -40,6 +40,7 @@ var mending = map[string]struct{ advice, command string }{
 	"tunnel.opaque":     {"mirror where the tunnel ends, or name the port of VXLAN with --vxlan-ports", ""},
 	"order.late":        {"", "sudo portolan run -i DEVICE --hold 5s"},
 	"selftest.failed":   {"", "sudo portolan selftest -i DEVICE"},
+	"records.beside":    {"mirror the DNS as well, so that lookups are seen and not only told of", ""},
 	"records.limits":    {"have the program that writes the records log the rest, or add a source that holds it", ""},
 	"file.incomplete":   {"capture anew, and let the program that writes the file end by itself", ""},
 }

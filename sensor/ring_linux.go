@@ -118,9 +118,9 @@ func (r *ring) block() int {
 	return frames
 }
 
-// deliver hands the events on.
+// deliver hands on what there is, also when it is namings alone: a flood of those must not pile up.
 func (r *ring) deliver() {
-	if r.batch.Len() > 0 {
+	if !r.batch.Empty() {
 		r.sink.Batch(&r.batch)
 		r.batch.Reset()
 	}

@@ -276,14 +276,6 @@ type ringSink struct {
 
 // Batch correlates the events of a block.
 func (s *ringSink) Batch(b *event.Batch) {
-	latest := event.Time(0)
-	if n := b.Len(); n > 0 {
-		if l, c := b.At(n - 1); l != nil {
-			latest = l.Time
-		} else {
-			latest = c.Time
-		}
-	}
 	if l := s.line; l.tester.underWay() {
 		b.Each(selftest.Without(s.tally))
 	} else {
@@ -294,7 +286,13 @@ func (s *ringSink) Batch(b *event.Batch) {
 	for i := range b.Namings() {
 		s.line.hosts.Observe(&b.Namings()[i])
 	}
-	s.latest.Store(int64(latest))
+	if n := b.Len(); n > 0 { // namings alone do not say how far packets have come
+		if l, c := b.At(n - 1); l != nil {
+			s.latest.Store(int64(l.Time))
+		} else {
+			s.latest.Store(int64(c.Time))
+		}
+	}
 	if s.observations != nil {
 		b.Each(s.observations)
 	}

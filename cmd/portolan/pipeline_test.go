@@ -90,3 +90,24 @@ func TestHitOfTwoSources(t *testing.T) {
 		t.Errorf("without dnstap coverage is %s and the hit downgraded %v, want blind", c.Verdict, c.Downgraded)
 	}
 }
+
+// Namings that come without events are taken in, and say nothing of how far packets have come.
+func TestNamingsAlone(t *testing.T) {
+	l := testPipeline(t)
+	ring := l.newSink(0)
+	const now = event.Time(1_000_000e9)
+	client := netip.MustParseAddr("10.0.0.7")
+	(&single{to: ring}).Connection(&event.Connection{Time: now - 5e9})
+	var b event.Batch
+	b.Naming(&event.Naming{Time: now, Via: event.ARP, Addr: client, MAC: event.MAC{2, 0, 0, 0, 0, 7}})
+	if b.Empty() || b.Len() != 0 {
+		t.Fatalf("a batch of one naming has %d events, empty %v", b.Len(), b.Empty())
+	}
+	ring.Batch(&b)
+	if got, want := l.reached(now), now-5e9; got != want {
+		t.Errorf("time reaches %d, want %d, where the last event was", got, want)
+	}
+	if h, ok := l.hosts.At(event.Zone{}, client, now); !ok || h.Via != event.ARP {
+		t.Errorf("the address is held by %+v, %v", h, ok)
+	}
+}

@@ -31,6 +31,9 @@ const (
 // Len returns the number of events.
 func (b *Batch) Len() int { return len(b.order) }
 
+// Empty reports whether the batch holds nothing, neither events nor namings.
+func (b *Batch) Empty() bool { return len(b.order)+len(b.namings) == 0 }
+
 // Full reports whether the batch is to be handed on before more is put in. It goes on to
 // take events all the same.
 func (b *Batch) Full() bool {
